@@ -58,10 +58,10 @@ def score_examples(model: "Model", data: Path, options: ScoredFile, *, resize: b
     from gen_ray.engine.inference.rows.example_tasks import ExampleScores, summary
     from gen_ray.engine.inference.rows.examples import inspect
     from gen_ray.engine.inference.rows.impute import MAIN
-    from gen_ray.engine.inference.score import EFFORT
+    from gen_ray.engine.inference.score import effort_of
 
     target = Output.beside(options.out, data, "scored.csv")
-    effort = options.effort or model.experiment.evaluation.effort or EFFORT
+    effort = effort_of(model, options.effort)
     task = ExampleScores(suffix=target.suffix, effort=effort, seed=options.seed)
     blocks = inspect(data, model.spec, resize=resize)
     job = FileJob("score", model, task, blocks, {MAIN: target.path}, target.is_folder)

@@ -139,12 +139,14 @@ def _show_bad_rows(source: "DataSource", spec: "DataSpec", policy: "BadRows") ->
     """Print the number of bad rows, the first one, and whether preparing would stop at them."""
     from gen_ray.datasets.rows import BadRow
 
-    bad = [row for row in source.rows(spec) if isinstance(row, BadRow)]
-    if not bad:
+    n, first = 0, None
+    for row in source.rows(spec):
+        if isinstance(row, BadRow):
+            n, first = n + row.rows, first or row
+    if first is None:
         return
-    n = sum(row.rows for row in bad)
     outcome = "they will be left out" if n <= policy.limit else f"--on-bad-row skip:{n} leaves them out"
-    typer.echo(f"{n:,} bad row{'s' if n > 1 else ''}, the first: {bad[0]}; {outcome}")
+    typer.echo(f"{n:,} bad row{'s' if n > 1 else ''}, the first: {first}; {outcome}")
 
 
 def _show_prepared(done: "Prepared") -> None:

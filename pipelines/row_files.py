@@ -133,11 +133,11 @@ def score_file(model: "Model", data: Path, options: ScoredFile) -> None:
     """Score the rows and cells of a file, and print the most unusual ones. Raise UserError."""
     from gen_ray.engine.inference.rows.impute import MAIN
     from gen_ray.engine.inference.rows.score import ScoreTask, expected_bits, summary
-    from gen_ray.engine.inference.score import EFFORT
+    from gen_ray.engine.inference.score import effort_of
 
     out = Output.beside(options.out, data, "scored.csv")
     blocks = open_file(data, model.spec)
-    effort = options.effort or model.experiment.evaluation.effort or EFFORT
+    effort = effort_of(model, options.effort)
     expected = expected_bits(model, effort, instances.device())
     task = ScoreTask(source=blocks, suffix=out.suffix, effort=effort, seed=options.seed, expected=expected)
     task.check()

@@ -65,7 +65,9 @@ class Output:
     @classmethod
     def beside(cls, out: str | None, data: Path, default: str) -> "Output":
         """Return the output of a command on data, by default a file beside it. Raise UserError for data itself."""
-        stem = data.name.removesuffix(data.suffix) if data.suffix in (".gz", ".bz2", ".zst") else data.name
+        from gen_ray.tabular.text_streams import COMPRESSIONS
+
+        stem = data.name.removesuffix(data.suffix) if data.suffix in COMPRESSIONS else data.name
         made = cls.parse(out or str(data.with_name(f"{stem if data.is_dir() else Path(stem).stem}-{default}")))
         if not is_remote(made.path):
             _check_input(made.path, data)

@@ -1,7 +1,8 @@
 """gen-ray score MODEL FILE…: the likelihood of instances under a model, in bits per dimension."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,10 @@ from pipelines.example_files import is_examples, score_examples
 from pipelines.instances import InstanceOptions, ModelName, Rows, Seed, Storage
 from pipelines.row_files import ScoredFile, Workers, score_file
 from pipelines.row_jobs import is_folder
+
+if TYPE_CHECKING:
+    from gen_ray.dataspec import DataSpec
+    from gen_ray.engine.inference.score import InstanceScores
 
 SOURCES = ("csv:", "parquet:")
 """Prefixes of sources; other --data of a table are files."""
@@ -54,26 +59,45 @@ def score(
     """
     if out is not None and not is_folder(out):
         terminal.one_of("--out must end in", Path(out).suffix, (".npz", ".csv", ".parquet"))
+    loaded, data = instances.load(model, storage), options.data
+    if data is not None and _is_file(data, loaded.spec):
+        _check_no_repeats(repeats, loaded.spec)
+        file = ScoredFile(effort, seed, out, workers)
+        if loaded.spec.is_table:
+            score_file(loaded, local(data), file)
+        else:
+            score_examples(loaded, local(data), file, resize=options.resize)
+        return
+    arrays = None if out is None else local(out)
+    if arrays is not None:
+        terminal.one_of("--out must end in", arrays.suffix, (".npz",))
     from gen_ray.engine.inference.score import score as measure
-    from gen_ray.engine.plots import grids
-    from gen_ray.errors import UserError
 
-    loaded = instances.load(model, storage)
-    if loaded.spec.is_table and options.data is not None and not options.data.startswith(SOURCES):
-        if repeats is not None:
-            raise UserError("--repeats: does not apply to a file of rows; raise --effort")
-        score_file(loaded, local(options.data), ScoredFile(effort, seed, out, workers))
-        return
-    if not loaded.spec.is_table and options.data is not None and is_examples(options.data):
-        if repeats is not None:
-            raise UserError("--repeats: does not apply to files of images or texts; raise --effort")
-        score_examples(loaded, local(options.data), ScoredFile(effort, seed, out, workers), resize=options.resize)
-        return
-    file = None if out is None else local(out)
-    if file is not None:
-        terminal.one_of("--out must end in", file.suffix, (".npz",))
     x, names = instances.gather(loaded, options, n, storage)
     scores = measure(loaded, x, effort=effort, repeats=repeats or REPEATS, seed=seed, device=instances.device())
+    _show(scores, names, model, rows)
+    if arrays is not None:
+        from gen_ray.engine.plots import grids
+
+        grids.write_arrays(arrays, {"bits_per_dim": scores.bits_per_dim, "standard_error": scores.standard_error})
+        typer.echo(f"scores: {arrays}")
+
+
+def _is_file(data: str, spec: "DataSpec") -> bool:
+    """Return whether data is a file or folder whose scores are written, not a source of instances to show."""
+    return not data.startswith(SOURCES) if spec.is_table else is_examples(data)
+
+
+def _check_no_repeats(repeats: int | None, spec: "DataSpec") -> None:
+    from gen_ray.errors import UserError
+
+    if repeats is not None:
+        of = "a file of rows" if spec.is_table else "files of images or texts"
+        raise UserError(f"--repeats: does not apply to {of}; raise --effort")
+
+
+def _show(scores: "InstanceScores", names: Iterable[str], model: str, rows: int) -> None:
+    """Print at most ``rows`` scores, and their mean."""
     columns = zip(names, scores.bits_per_dim.tolist(), scores.standard_error.tolist(), strict=True)
     lines = [[name, scores.kind, f"{bits:.4f}", f"{error:.4f}"] for name, bits, error in columns]
     title = f"{model}: {scores.repeats} estimates each of {scores.nfe} network evaluations"
@@ -84,9 +108,6 @@ def score(
         typer.echo(
             f"mean of {len(lines)}: {scores.mean:.4f} ± {scores.mean_standard_error:.4f} bits/dim ({scores.kind})"
         )
-    if file is not None:
-        grids.write_arrays(file, {"bits_per_dim": scores.bits_per_dim, "standard_error": scores.standard_error})
-        typer.echo(f"scores: {file}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from gen_ray.datasets.table_files import CsvFiles
 from gen_ray.datasets.text import Text
 from gen_ray.datasets.torchvision_sets import Cifar10, FashionMnist, Mnist
 from gen_ray.errors import UserError, nearest
+from gen_ray.tabular.text_streams import COMPRESSIONS
 
 SOURCES: Mapping[str, type[DataSource]] = {
     "digits": Digits,
@@ -66,7 +67,8 @@ def _hint(name: str) -> str:
             "convert it to Parquet, with plain columns for a table, or a column x with a list of integers from 0 to "
             f"levels-1 in each row, and name it as parquet:FILE ({known})"
         )
-    suffix = Path(name.lower().removesuffix(".gz").removesuffix(".bz2").removesuffix(".zst")).suffix
+    file = Path(name.lower())
+    suffix = Path(file.stem).suffix if file.suffix in COMPRESSIONS else file.suffix
     if suffix in FILES:
         return f"write {FILES[suffix]}:{name} ({known})"
     return nearest(name, SOURCES)

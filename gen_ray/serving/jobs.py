@@ -17,7 +17,7 @@ from gen_ray.engine.inference import latent, score
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import OnPreview, RequestHandle
 from gen_ray.engine.inference.generate import generate
-from gen_ray.engine.inference.score import EFFORT
+from gen_ray.engine.inference.score import effort_of
 from gen_ray.errors import UserError
 from gen_ray.maths.chain import Chain, Known
 from gen_ray.maths.sampler import Sampler
@@ -180,7 +180,7 @@ def _sampling_job(
 def submit_score(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
     """Estimate the likelihood of each instance."""
     x, model = torch.from_numpy(_instances(job)), loaded.model
-    effort = job.effort or model.experiment.evaluation.effort or EFFORT
+    effort = effort_of(model, job.effort)
     evaluations = len(x) * REPEATS * effort
     _check_work(loaded, len(x), evaluations * model.spec.dims)
 

@@ -20,7 +20,7 @@ from gen_ray.engine.evaluation.table_evaluation import EvaluationRows, copy_figu
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.precision import autocast
-from gen_ray.engine.inference.score import EFFORT, bits_per_dim, nll_batches
+from gen_ray.engine.inference.score import bits_per_dim, effort_of, nll_batches
 from gen_ray.engine.inference.texts import page
 from gen_ray.engine.plots.grids import grid
 from gen_ray.metrics import (
@@ -114,7 +114,7 @@ def likelihood(
     """
     settings, dims = model.experiment.evaluation, model.spec.dims
     x = reference.test[: settings.likelihood_rows]
-    batches = list(nll_batches(model, x, SEED, effort=settings.effort or EFFORT, device=device))
+    batches = list(nll_batches(model, x, SEED, effort=effort_of(model), device=device))
     bits = bits_per_dim(torch.cat([nll.nats for nll in batches]).double().cpu(), dims)
     metrics = {
         BITS_PER_DIM.name: float(bits.mean()),
@@ -148,7 +148,7 @@ def bits_gap(model: Model, reference: ReferenceData, rows: int, *, device: torch
     splits = [reference.train[:rows], reference.test[:rows]]
     if min(map(len, splits)) < 2:
         return {}
-    effort = model.experiment.evaluation.effort or EFFORT
+    effort = effort_of(model)
     nats = [torch.cat([nll.nats for nll in nll_batches(model, x, SEED, effort=effort, device=device)]) for x in splits]
     gap, error = mean_gap(*(bits_per_dim(one.double().cpu(), model.spec.dims) for one in nats))
     return {BITS_GAP.name: gap, standard_error_of(BITS_GAP.name): error}

@@ -109,9 +109,5 @@ def _completions(
     model: Model, codes: np.ndarray, k: int, seed: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return k completions of rows with codes (N, D), and the uniforms that select their values: (N, k, D)."""
-    numbers = np.arange(len(codes) * k)
     chain = model.family.impute(next(iter(model.family.imputers())))
-    made = chains.draw(model, chain, numbers, seed, device, np.repeat(codes, k, axis=0))
-    u = chains.decoding_uniforms(numbers, seed, model.spec.dims)
-    shape = (len(codes), k, model.spec.dims)
-    return made.astype(np.int32).reshape(shape), u.reshape(shape)
+    return chains.completions(model, chain, np.arange(len(codes) * k).reshape(-1, k), seed, device, codes)

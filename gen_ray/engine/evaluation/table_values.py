@@ -25,13 +25,10 @@ def matrices(columns: Sequence[BaseColumn], *tables: pa.Table) -> list[np.ndarra
     found = [np.empty((len(table), len(columns))) for table in tables]
     for d, column in enumerate(columns):
         values = [table.column(column.name).combine_chunks() for table in tables]
-        codes = (
-            [column.as_numbers(one).cast(pa.float64(), safe=False) for one in values]
-            if isinstance(column, OrderedColumn)
-            else _codes(values)
-        )
+        is_ordered = isinstance(column, OrderedColumn)
+        codes = [numbers(column, one) for one in values] if is_ordered else _codes(values)
         for matrix, one in zip(found, codes, strict=True):
-            matrix[:, d] = one.to_numpy(zero_copy_only=False)
+            matrix[:, d] = one
     return found
 
 
@@ -55,8 +52,9 @@ def ordered(columns: Sequence[BaseColumn]) -> np.ndarray:
     return np.array([column.ordered for column in columns], dtype=bool)
 
 
-def _codes(values: Sequence[pa.Array]) -> list[pa.Array]:
+def _codes(values: Sequence[pa.Array]) -> list[np.ndarray]:
     """Return the index of each value in the list of all different values, as float64."""
     texts = [one.cast(pa.string()) for one in values]
     known = pc.unique(pa.concat_arrays(texts)).drop_null()
-    return [pc.index_in(one, known, skip_nulls=True).cast(pa.float64()) for one in texts]
+    indices = (pc.index_in(one, known, skip_nulls=True).cast(pa.float64()) for one in texts)
+    return [one.to_numpy(zero_copy_only=False) for one in indices]

@@ -11,7 +11,7 @@ from gen_ray.engine.inference import memory
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.precision import autocast
-from gen_ray.engine.inference.score import EFFORT, bits_per_dim
+from gen_ray.engine.inference.score import bits_per_dim, effort_of
 from gen_ray.errors import UserError
 from gen_ray.family import Nll, SupportsMaskedLikelihood
 from gen_ray.maths.chain import Known
@@ -136,7 +136,7 @@ def masked_likelihood(
     joint = None
     if isinstance(model.family, SupportsMaskedLikelihood):
         x = torch.where(completions.mask, completions.samples[:, 0], truth.reshape(completions.mask.shape)).to(device)
-        rng, effort = generator(seed, device=device), effort or model.experiment.evaluation.effort or EFFORT
+        rng, effort = generator(seed, device=device), effort_of(model, effort)
         joint = model.family.masked_nll(model.net, x, completions.mask.to(device), rng, effort=effort)
     if joint is None:
         return MaskedLikelihood(nll=completions.marginal_nll(truth), meaning=MARGINAL)

@@ -52,6 +52,11 @@ class InstanceScores:
 
 
 @torch.no_grad()
+def effort_of(model: Model, effort: int | None = None) -> int:
+    """Return the draws per estimate: the given ones, else those of the model's evaluation, else EFFORT."""
+    return effort or model.experiment.evaluation.effort or EFFORT
+
+
 def nll_batches(model: Model, x: Tensor, *seed: int, effort: int, device: torch.device) -> Iterator[Nll]:
     """Yield the Nll of batches of x (N, *shape); the noise of each is a function of (seed, position in x)."""
     for first, end in chunks(len(x), BATCH_ROWS):
@@ -67,7 +72,7 @@ def score(
     effort None means the evaluation's effort. Every estimate is the family's bound, and so is their mean. The noise is
     a function of (seed, repeat, position in x).
     """
-    effort = effort or model.experiment.evaluation.effort or EFFORT
+    effort = effort_of(model, effort)
     estimates: list[Tensor] = []
     cells: list[Tensor] = []
     for repeat in range(repeats):

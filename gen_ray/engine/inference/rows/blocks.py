@@ -152,8 +152,7 @@ class FileBlocks:
 
     def check_unchanged(self) -> None:
         """Raise RunError if the file was changed after ``inspect``."""
-        if _stamp(self.path) != self.stamp:
-            raise RunError(f"{self.path}: was changed during the command, whose output is not written; repeat it")
+        check_stamp(self.path, _stamp(self.path), self.stamp)
 
     @cached_property
     def is_parquet(self) -> bool:
@@ -241,6 +240,12 @@ def inspect(path: Path, columns: Sequence[Column]) -> FileBlocks:
         rows += len(parsed.values)
         missing += (file.encode(parsed.values) == MISSING).sum(0)
     return replace(file, rows=rows, missing=tuple(missing.tolist()))
+
+
+def check_stamp(path: Path, now: object, before: object) -> None:
+    """Raise RunError if the versions of a source before and after a command differ."""
+    if now != before:
+        raise RunError(f"{path}: was changed during the command, whose output is not written; repeat it")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -73,6 +73,19 @@ def has_marginals(model: Model, device: torch.device) -> bool:
     return marginals(model, np.full((1, *model.spec.shape), -1), device) is not None
 
 
+def completions(
+    model: Model, chain: Chain, numbers: np.ndarray, seed: int, device: torch.device, codes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return k completions of rows with codes (n, D), and the uniforms that select their values: (n, k, D).
+
+    Each has the noise of its number, of numbers (n, k).
+    """
+    shape = (*numbers.shape, model.spec.dims)
+    drawn = draw(model, chain, numbers.ravel(), seed, device, np.repeat(codes, numbers.shape[1], axis=0))
+    u = decoding_uniforms(numbers.ravel(), seed, model.spec.dims)
+    return drawn.astype(np.int32).reshape(shape), u.reshape(shape)
+
+
 def decoding_uniforms(rows: np.ndarray, seed: int, dims: int) -> np.ndarray:
     """Return the uniforms (n, D) that select the values of the codes of rows (n,)."""
     return noise_of(seed, rows, DECODING).uniform((dims,)).numpy()

@@ -16,9 +16,9 @@ from gen_ray.datasets.parquet_columns import described, element_type, image_axes
 from gen_ray.datasets.source import stamps
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import instances
-from gen_ray.engine.inference.rows.blocks import RowRange, ranges, rows_per_block
+from gen_ray.engine.inference.rows.blocks import RowRange, check_stamp, ranges, rows_per_block
 from gen_ray.engine.inference.rows.files import PARQUET
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import UserError
 from gen_ray.tabular.plain_parquet import opened
 
 PICTURES = 64
@@ -69,8 +69,7 @@ class ExampleBlocks:
 
     def check_unchanged(self) -> None:
         """Raise RunError if a file was changed after ``inspect``."""
-        if _stamp(self.path) != self.stamp:
-            raise RunError(f"{self.path}: was changed during the command, whose output is not written; repeat it")
+        check_stamp(self.path, _stamp(self.path), self.stamp)
 
     def read(self, skip: Collection[int] = ()) -> Iterator[ExampleBlock]:
         """Yield the blocks in order, without those numbered in skip."""

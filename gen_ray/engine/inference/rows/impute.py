@@ -106,31 +106,28 @@ class ImputeTask:
         if self.with_completions:
             assert drawn is not None
             values = block.values.take(pa.array(np.repeat(incomplete, self.k)))
-            files[COMPLETIONS] = encode_file(self._long(values, rows, *drawn), PARQUET)
+            files[COMPLETIONS] = encode_file(self._long(values, rows, drawn), PARQUET)
         return BlockResult(block.index, block.rows, files)
 
     def _completions(
         self, model: Model, device: torch.device, codes: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return k completions of rows with codes (n, D), and the uniforms that select their values: (n·k, D)."""
+        """Return k completions of rows with codes (n, D), and the uniforms that select their values: (n, k, D)."""
         k = self.k if self.with_completions or not self.exact else 1
         imputers = model.family.imputers()
         chain = model.family.impute(self.imputer or next(iter(imputers)), self.steps)
-        numbers = (rows[:, None] * self.k + np.arange(k)).ravel()
-        drawn = chains.draw(model, chain, numbers, self.seed, device, np.repeat(codes, k, axis=0))
-        return drawn.astype(np.int32), chains.decoding_uniforms(numbers, self.seed, model.spec.dims)
+        return chains.completions(model, chain, rows[:, None] * self.k + np.arange(k), self.seed, device, codes)
 
     def _summaries(
         self, model: Model, device: torch.device, codes: np.ndarray, drawn: tuple[np.ndarray, np.ndarray] | None
     ) -> dict[int, CellSummary]:
         """Return the summaries of the missing cells of each column, for incomplete rows with codes (n, D)."""
         found, missing = dict[int, list[CellSummary]](), codes == MISSING
-        per_row = [part.reshape(len(codes), -1, model.spec.dims) for part in drawn or ()]  # (n, k, D)
         for part in chains.batches(len(codes), chains.batch_rows(model.spec)):
             p = chains.marginals(model, codes[part], device) if self.exact else None
             for d in self.filled_columns:
                 at = missing[part, d]
-                mine = [values[part][at, :, d] for values in per_row]
+                mine = [values[part][at, :, d] for values in drawn or ()]
                 found.setdefault(d, []).append(self._summary(d, None if p is None else p[:, d], at, mine))
         return {d: statistics.concatenated(parts) for d, parts in found.items()}
 
@@ -193,14 +190,15 @@ class ImputeTask:
     def _output(self, values: pa.Array, name: str, column: BaseColumn) -> pa.Array:
         return values if self.suffix == PARQUET else as_texts(values, name, column)
 
-    def _long(self, values: pa.Table, rows: np.ndarray, codes: np.ndarray, u: np.ndarray) -> pa.Table:
+    def _long(self, values: pa.Table, rows: np.ndarray, drawn: tuple[np.ndarray, np.ndarray]) -> pa.Table:
         """Return completions (n·k, D) with the row and the number of each; known values are those of the file."""
         made = {
             "row": pa.array(np.repeat(rows, self.k)),
             "completion": pa.array(np.tile(np.arange(self.k, dtype=np.int32), len(rows))),
         }
-        for name, drawn in zip(values.schema.names, codec.decode(codes, self.source.columns, u).columns, strict=True):
-            made[name] = pc.coalesce(values.column(name).combine_chunks(), drawn.combine_chunks())
+        codes, u = (part.reshape(-1, part.shape[-1]) for part in drawn)
+        for name, cells in zip(values.schema.names, codec.decode(codes, self.source.columns, u).columns, strict=True):
+            made[name] = pc.coalesce(values.column(name).combine_chunks(), cells.combine_chunks())
         return pa.table(made)
 
 
