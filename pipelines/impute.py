@@ -9,6 +9,7 @@ import typer
 
 from gen_ray.storage.user_paths import local
 from pipelines import instances, terminal
+from pipelines.csv_format import CsvFormat
 from pipelines.example_files import complete_examples
 from pipelines.instances import ModelName, Seed, Storage
 from pipelines.row_files import DrawOptions, ImputedFile, fill_file
@@ -65,6 +66,7 @@ def impute(
     model: ModelName,
     instance: ImputeOptions,
     rows: ImputedFile,
+    csv: CsvFormat,
     k: Annotated[
         int | None,
         typer.Option(
@@ -103,8 +105,9 @@ def impute(
     if list_imputers:
         terminal.show_chains("imputer", loaded.family.imputers())
         return
+    csv.check_table(loaded.spec)
     if loaded.spec.is_table:
-        fill_file(loaded, rows, out, DrawOptions(k or 20, imputer, steps, seed))
+        fill_file(loaded, rows, csv, out, DrawOptions(k or 20, imputer, steps, seed))
         return
     if rows.data is not None:
         draws = DrawOptions(k or 8, imputer, steps, seed)

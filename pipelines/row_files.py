@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from pipelines import instances, terminal
+from pipelines.csv_format import CsvFormat
 from pipelines.row_jobs import FileJob, Output, Workers, checked_output, is_folder, listed, open_file
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class DrawOptions:
     seed: int
 
 
-def fill_file(model: "Model", options: ImputedFile, out: str | None, draws: DrawOptions) -> None:
+def fill_file(model: "Model", options: ImputedFile, csv: CsvFormat, out: str | None, draws: DrawOptions) -> None:
     """Fill in the missing cells of a file. Raise UserError."""
     from gen_ray.engine.inference.rows import chains
     from gen_ray.engine.inference.rows.impute import COMPLETIONS, MAIN, ImputeTask
@@ -78,7 +79,7 @@ def fill_file(model: "Model", options: ImputedFile, out: str | None, draws: Draw
     exact = chains.has_marginals(model, instances.device())
     copies = draws.k if options.completions is not None or not exact else 1
     task = ImputeTask(
-        source=replace(open_file(options.data, model.spec), copies=copies),
+        source=replace(open_file(options.data, model, csv), copies=copies),
         suffix=target.suffix,
         fill=cast(Any, options.fill),
         coverage=coverage,
@@ -127,6 +128,7 @@ class ScoredFile:
     seed: int
     out: str | None
     workers: int | None
+    csv: CsvFormat
 
 
 def score_file(model: "Model", data: Path, options: ScoredFile) -> None:
@@ -136,7 +138,7 @@ def score_file(model: "Model", data: Path, options: ScoredFile) -> None:
     from gen_ray.engine.inference.score import effort_of
 
     out = Output.beside(options.out, data, "scored.csv")
-    blocks = open_file(data, model.spec)
+    blocks = open_file(data, model, options.csv)
     effort = effort_of(model, options.effort)
     expected = expected_bits(model, effort, instances.device())
     task = ScoreTask(source=blocks, suffix=out.suffix, effort=effort, seed=options.seed, expected=expected)

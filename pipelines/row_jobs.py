@@ -13,10 +13,10 @@ from gen_ray.errors import plain
 from gen_ray.storage.paths import is_remote
 from gen_ray.storage.user_paths import local
 from pipelines import instances, terminal
+from pipelines.csv_format import CsvFormat
 from pipelines.progress import VerbProgress
 
 if TYPE_CHECKING:
-    from gen_ray.dataspec import DataSpec
     from gen_ray.engine.inference.artifact import Model
     from gen_ray.engine.inference.rows.blocks import Blocks, FileBlocks
     from gen_ray.engine.inference.rows.parts import Parts
@@ -174,14 +174,16 @@ def _processors() -> int:
     return torch.cuda.device_count() or os.cpu_count() or 1
 
 
-def open_file(path: Path, spec: "DataSpec") -> "FileBlocks":
+def open_file(path: Path, model: "Model", csv: CsvFormat) -> "FileBlocks":
     """Return the blocks of a file of rows, and print columns that it lacks, or has in addition. Raise UserError."""
-    from gen_ray.engine.inference.rows.blocks import inspect
+    from gen_ray.engine.inference.rows.blocks import inspect, stamp_of
     from gen_ray.errors import UserError, nearest
 
+    spec = model.spec
     if not spec.is_table:
         raise UserError(f"--data: needs a model of tables; {spec.name} holds {spec.kind}")
-    blocks = inspect(path, spec.columns)
+    stamp_of(path)  # raises for anything but a file, before it is read
+    blocks = inspect(path, spec.columns, csv.options(path, model))
     used = {column.name for column in spec.columns}
     if len(blocks.absent) == len(used):
         raise UserError(f"{path}: has none of the model's columns; {nearest(blocks.absent[0], blocks.names)}")

@@ -8,6 +8,7 @@ import typer
 
 from gen_ray.storage.user_paths import local
 from pipelines import instances, terminal
+from pipelines.csv_format import CsvFormat
 from pipelines.example_files import is_examples, score_examples
 from pipelines.instances import InstanceOptions, ModelName, Rows, Seed, Storage
 from pipelines.row_files import ScoredFile, Workers, score_file
@@ -28,6 +29,7 @@ REPEATS = 5
 def score(
     model: ModelName,
     options: InstanceOptions,
+    csv: CsvFormat,
     n: Rows = 200,
     effort: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Draws per estimate. Default: that of the evaluation.")
@@ -60,14 +62,16 @@ def score(
     if out is not None and not is_folder(out):
         terminal.one_of("--out must end in", Path(out).suffix, (".npz", ".csv", ".parquet"))
     loaded, data = instances.load(model, storage), options.data
+    csv.check_table(loaded.spec)
     if data is not None and _is_file(data, loaded.spec):
         _check_no_repeats(repeats, loaded.spec)
-        file = ScoredFile(effort, seed, out, workers)
+        file = ScoredFile(effort, seed, out, workers, csv)
         if loaded.spec.is_table:
             score_file(loaded, local(data), file)
         else:
             score_examples(loaded, local(data), file, resize=options.resize)
         return
+    csv.check_unused("without a CSV file as --data")
     arrays = None if out is None else local(out)
     if arrays is not None:
         terminal.one_of("--out must end in", arrays.suffix, (".npz",))

@@ -143,7 +143,7 @@ class SampleBody(SamplingBody):
         return self
 
     def job_fields(self) -> dict[str, Any]:
-        """Return the fields of the job, with quality. Imputers have no measured curve."""
+        """Return the fields of the job, with quality. Imputers lack a measured curve."""
         return {**super().job_fields(), "quality": self.quality}
 
     def table_rows(self, card: ModelCard) -> GivenRows | None:

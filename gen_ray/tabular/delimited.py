@@ -5,6 +5,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from gen_ray.errors import UserError, short
+from gen_ray.errors import UserError, argument, short
 from gen_ray.tabular.text_streams import END, check_text, opened, translated, with_end
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -33,10 +34,18 @@ BLOCK_BYTES, MOST_BLOCK_BYTES, BYTES_PER_COLUMN = 2**22, 2**26, 2**14
 
 @dataclass(frozen=True)
 class CsvOptions:
-    """Settings of the reader: the delimiter (None: detected), and the encoding (empty: UTF-8, or by a mark)."""
+    """Settings of the reader: the delimiter (None: detected), and the encoding (empty: UTF-8, or by a mark).
+
+    arguments: messages name the settings as arguments of a command, not as keys of a configuration.
+    """
 
     delimiter: str | None = None
     encoding: str = ""
+    arguments: bool = False
+
+    def encoding_as(self, encoding: str) -> str:
+        """Return how messages write the setting of an encoding."""
+        return argument("encoding", encoding) if self.arguments else f"data.options.encoding={encoding}"
 
 
 DETECTED = CsvOptions()
@@ -81,7 +90,7 @@ class CsvFile:
     """The number of blank lines before the header."""
 
     def __post_init__(self) -> None:
-        with translated(self.path):
+        with self.translated():
             with opened(self.path) as stream:
                 sample = stream.read(SAMPLE_BYTES)
             check_text(sample, self.path)
@@ -98,16 +107,20 @@ class CsvFile:
             limits = f"{SAMPLE_BYTES:,} bytes, or has a cell of more than {csv.field_size_limit():,} characters"
             raise UserError(f"{self.path}: its first row does not end within {limits}; {HEADER}")
         if any("\0" in name for name in rows[0]):
-            remedy = "name it, e.g. data.options.encoding=utf-16-le, or convert to UTF-8"
+            remedy = f"name it, e.g. {self.options.encoding_as('utf-16-le')}, or convert to UTF-8"
             raise UserError(f"{self.path}: wrong encoding (NUL characters in the first row); {remedy}")
         self.names = [name.strip() or f"column_{i}" for i, name in enumerate(rows[0], 1)]
         self._blank_lines = len(text[: -len(text.lstrip("\r\n"))].replace("\r\n", "\n"))
         check_unique_names(self.names, self.path, f" ({HEADER})")
 
+    def translated(self) -> AbstractContextManager[None]:
+        """Raise errors of the file's content as UserError."""
+        return translated(self.path, self.options.encoding_as("latin-1"))
+
     def rows(self) -> Iterator[Rows | RaggedRow]:
         """Yield all rows in order, with the texts of the cells, which are not null. Raise UserError."""
         ragged: list[RaggedRow] = []
-        with translated(self.path), opened(self.path) as stream:
+        with self.translated(), opened(self.path) as stream:
             done, first, ended = 0, 0, False
             for batch in self._batches(stream, ragged):
                 ended = batch.column(0)[-1].as_py() == END

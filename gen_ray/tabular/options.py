@@ -36,7 +36,8 @@ class ColumnOptions(Config):
     keep: bool | None = Field(default=None, description="true: keep an identifier; false: leave the column out")
 
 
-def _delimiter(value: str) -> str:
+def parse_delimiter(value: str) -> str:
+    """Return a delimiter, which is one ASCII character, or tab for the tabulator. Raise ValueError."""
     value = "\t" if value == "tab" else value
     if value in ('"', "\n", "\r") or len(value.encode()) != 1:
         raise ValueError("must be tab or one ASCII character, not a quotation mark or line end")
@@ -46,7 +47,7 @@ def _delimiter(value: str) -> str:
 class TableOptions(Config):
     """Settings of tables."""
 
-    delimiter: Annotated[str, AfterValidator(_delimiter)] | None = Field(
+    delimiter: Annotated[str, AfterValidator(parse_delimiter)] | None = Field(
         default=None, description="character between the cells of a CSV file; detected among , ; | and tab"
     )
     encoding: str = Field(default="", description="encoding of CSV files, e.g. latin-1; UTF-8 unless a mark says other")

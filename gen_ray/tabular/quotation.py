@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from gen_ray.tabular.delimited import CsvFile
-from gen_ray.tabular.text_streams import opened, translated
+from gen_ray.tabular.text_streams import opened
 
 CHUNK_BYTES = 2**20
 
 
 def has_quotation_marks(file: CsvFile) -> bool:
     """Return whether a file contains a quotation mark."""
-    with translated(file.path), opened(file.path) as stream:
+    with file.translated(), opened(file.path) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             if b'"' in chunk:
                 return True
@@ -56,7 +56,7 @@ def _rows(file: CsvFile, pattern: re.Pattern[str]) -> Iterator[list[re.Match[str
     """Yield the matches of consecutive rows of each chunk, the header too."""
     decoder, text = codecs.getincrementaldecoder(file.encoding)(), ""
     blank = re.compile("\r\n|\n|\r(?!\\Z)") if len(file.names) > 1 else re.compile("(?!)")
-    with translated(file.path), opened(file.path) as stream:
+    with file.translated(), opened(file.path) as stream:
         ended, started = False, False
         while not ended:
             chunk = stream.read(CHUNK_BYTES)

@@ -70,21 +70,21 @@ def check_text(sample: bytes, path: Path) -> None:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Raise errors of a file's content as UserError."""
+def translated(path: Path, latin_1: str) -> Iterator[None]:
+    """Raise errors of a file's content as UserError. latin_1 is how messages write the setting of this encoding."""
     try:
         yield
     except (UnicodeError, LookupError) as error:
-        raise UserError(f"{path}: {_encoding_fault(error)}") from None
+        raise UserError(f"{path}: {_encoding_fault(error, latin_1)}") from None
     except pa.ArrowInvalid as error:
         if "UTF8" in str(error):
-            raise UserError(f"{path}: {_encoding_fault(error)}") from None
+            raise UserError(f"{path}: {_encoding_fault(error, latin_1)}") from None
         raise UserError(f"{path}: not a readable CSV file ({one_line(error)})") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from None
 
 
-def _encoding_fault(error: Exception) -> str:
+def _encoding_fault(error: Exception, latin_1: str) -> str:
     if isinstance(error, LookupError) and not isinstance(error, UnicodeError):
-        return f"{one_line(error)}; data.options.encoding names one of Python's encodings, e.g. latin-1"
-    return f"wrong encoding ({one_line(error)}); name it, e.g. data.options.encoding=latin-1, or convert to UTF-8"
+        return f"{one_line(error)}; give one of Python's encodings, e.g. {latin_1}"
+    return f"wrong encoding ({one_line(error)}); name it, e.g. {latin_1}, or convert to UTF-8"

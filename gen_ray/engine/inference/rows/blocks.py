@@ -15,7 +15,7 @@ from gen_ray.engine.inference.rows.texts import no_text
 from gen_ray.errors import RunError, UserError
 from gen_ray.tabular import codec
 from gen_ray.tabular.columns import MISSING, Column
-from gen_ray.tabular.delimited import CsvFile
+from gen_ray.tabular.delimited import DETECTED, CsvFile, CsvOptions
 from gen_ray.tabular.parse import ParsedRows, column_names, parse_rows
 from gen_ray.tabular.plain_parquet import ParquetTable, is_parquet
 from gen_ray.tabular.quotation import QuotedCells, has_quotation_marks
@@ -125,7 +125,7 @@ class FileBlocks:
 
     ``rows``, ``missing`` (D,), the number of missing values of each column, and ``absent``, the columns that the file
     lacks, are the result of ``inspect``. ``stamp`` are the size and time of the file before. ``copies`` is the number
-    of completions of each row.
+    of completions of each row, and ``options`` are the settings of the reader of CSV.
     """
 
     path: Path
@@ -135,6 +135,7 @@ class FileBlocks:
     absent: tuple[str, ...]
     stamp: tuple[int, int]
     copies: int = 1
+    options: CsvOptions = DETECTED
 
     def __len__(self) -> int:
         """Return the number of blocks, at least one, so that a file without rows has an output too."""
@@ -147,12 +148,12 @@ class FileBlocks:
 
     @property
     def source(self) -> Mapping[str, Any]:
-        """Return the name, size and time of the file."""
-        return {"data": [str(self.path), *self.stamp]}
+        """Return the name, size and time of the file, and the settings of its reader."""
+        return {"data": [str(self.path), *self.stamp], "csv": [self.options.delimiter, self.options.encoding]}
 
     def check_unchanged(self) -> None:
         """Raise RunError if the file was changed after ``inspect``."""
-        check_stamp(self.path, _stamp(self.path), self.stamp)
+        check_stamp(self.path, stamp_of(self.path), self.stamp)
 
     @cached_property
     def is_parquet(self) -> bool:
@@ -175,21 +176,25 @@ class FileBlocks:
     @cached_property
     def has_quotation_marks(self) -> bool:
         """Return whether cells of a CSV file may be in quotation marks."""
-        return not self.is_parquet and has_quotation_marks(CsvFile(self.path))
+        return not self.is_parquet and has_quotation_marks(self._csv)
 
     @cached_property
     def delimiter(self) -> str:
         """Return the delimiter of a CSV file; a comma for Parquet."""
-        return "," if self.is_parquet else CsvFile(self.path).delimiter
+        return "," if self.is_parquet else self._csv.delimiter
 
     @cached_property
     def names(self) -> list[str]:
         """Return the names of the file's columns."""
-        return column_names(self.path)
+        return column_names(self.path, options=self.options)
+
+    @property
+    def _csv(self) -> CsvFile:
+        return CsvFile(self.path, self.options)
 
     def read(self, skip: Collection[int] = ()) -> Iterator[RowBlock]:
         """Yield the blocks in order, without those numbered in skip."""
-        first, marks = 0, QuotedCells(CsvFile(self.path)) if self.has_quotation_marks else None
+        first, marks = 0, QuotedCells(self._csv) if self.has_quotation_marks else None
         for index, (values, cells) in enumerate(_regrouped(self._parsed(), self.block_rows)):
             quoted = marks.take(len(values)) if marks else None
             if index not in skip:
@@ -207,7 +212,7 @@ class FileBlocks:
         return codes
 
     def _parsed(self) -> Iterator[ParsedRows]:
-        return parse_rows(self.path, self.columns, absent_as_missing=True)
+        return parse_rows(self.path, self.columns, options=self.options, absent_as_missing=True)
 
 
 def ranges(rows: int, block_rows: int) -> Iterator[RowRange]:
@@ -227,16 +232,16 @@ def rows_per_block(rows: int, *, examples: bool = False, cells: int = 1) -> int:
     return max(1, min(small if rows <= many else large, CELLS // cells))
 
 
-def inspect(path: Path, columns: Sequence[Column]) -> FileBlocks:
+def inspect(path: Path, columns: Sequence[Column], options: CsvOptions = DETECTED) -> FileBlocks:
     """Return the blocks of a file, after one pass that checks every value. Raise UserError with file, row and column.
 
     The pass takes little time in comparison with a model, and finds errors before the work starts.
     """
-    stamp = _stamp(path)
-    rows, missing, names = 0, np.zeros(len(columns), np.int64), set(column_names(path))
+    stamp = stamp_of(path)
+    rows, missing, names = 0, np.zeros(len(columns), np.int64), set(column_names(path, options=options))
     absent = tuple(column.name for column in columns if column.name not in names)
-    file = FileBlocks(path, tuple(columns), 0, (), absent, stamp)
-    for parsed in parse_rows(path, columns, absent_as_missing=True):
+    file = FileBlocks(path, tuple(columns), 0, (), absent, stamp, options=options)
+    for parsed in parse_rows(path, columns, options=options, absent_as_missing=True):
         rows += len(parsed.values)
         missing += (file.encode(parsed.values) == MISSING).sum(0)
     return replace(file, rows=rows, missing=tuple(missing.tolist()))
@@ -248,7 +253,7 @@ def check_stamp(path: Path, now: object, before: object) -> None:
         raise RunError(f"{path}: was changed during the command, whose output is not written; repeat it")
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp_of(path: Path) -> tuple[int, int]:
     """Return the size and time of a file. Raise UserError for anything else, such as a pipe."""
     try:
         about = path.stat()

@@ -18,7 +18,7 @@ from gen_ray.engine.inference.rows.files import PARQUET, encode_file
 from gen_ray.engine.inference.rows.results import BlockResult
 from gen_ray.engine.inference.rows.statistics import CellSummary, Fill
 from gen_ray.engine.inference.rows.texts import as_texts
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 from gen_ray.tabular import codec
 from gen_ray.tabular.columns import MISSING, BaseColumn
 
@@ -76,7 +76,7 @@ class ImputeTask:
         suffixes = {True: ("_low", "_high"), False: ("_probability",)}
         names = [f"{column.name}{end}" for column in columns for end in suffixes[column.ordered]]
         if taken := sorted(set(names) & {*self.source.names, *(column.name for column in self.source.columns)}):
-            remedy = "rename it, or leave the intervals out with `intervals=none`"
+            remedy = f"rename it, or leave the intervals out with {argument('intervals', 'none')}"
             raise UserError(f"{self.source.path}: has a column {taken[0]!r} already; {remedy}")
         return names
 
