@@ -2,7 +2,7 @@
 
 import copyreg
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 LONGEST_SHOWN = 200
@@ -77,14 +77,18 @@ def nearest(word: str, known: Iterable[str]) -> str:
         return "there are none"
     candidates = [name for name in names if len(name) <= LONGEST_SHOWN][:COMPARED]
     close = difflib.get_close_matches(word[:LONGEST_SHOWN], candidates, n=1, cutoff=0.5)
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    listing = f"known: {', '.join(map(plain, names[:LISTED]))}{more}"
+    listing = f"known: {listed(names, LISTED)}"
     return f"did you mean '{plain(close[0])}'? ({listing})" if close else listing
 
 
 def plain(name: str) -> str:
     """Return a name for messages: escaped if it would break the line or control the terminal, and not too long."""
     return name if name.isprintable() and len(name) <= LONGEST_SHOWN else short(name)
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Return the first names of a list for messages, and the number of the others."""
+    return ", ".join(map(plain, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def first_line(error: BaseException) -> str:

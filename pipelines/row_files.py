@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from gen_ray.errors import listed
 from pipelines import instances, terminal
 from pipelines.csv_format import CsvFormat
-from pipelines.row_jobs import FileJob, Output, Workers, checked_output, is_folder, listed, open_file
+from pipelines.row_jobs import FileJob, Output, Workers, checked_output, is_folder, open_file
 
 if TYPE_CHECKING:
     from gen_ray.engine.inference.artifact import Model

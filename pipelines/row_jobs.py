@@ -2,14 +2,14 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gen_ray.errors import plain
+from gen_ray.errors import listed
 from gen_ray.storage.paths import is_remote
 from gen_ray.storage.user_paths import local
 from pipelines import instances, terminal
@@ -192,8 +192,3 @@ def open_file(path: Path, model: "Model", csv: CsvFormat) -> "FileBlocks":
     if others := [name for name in blocks.names if name not in used]:
         typer.echo(f"{path}: {listed(others)}: not used by the model, passed through", err=True)
     return blocks
-
-
-def listed(names: Sequence[str], most: int = 10) -> str:
-    """Return the first names of a list, and the number of the others."""
-    return ", ".join(map(plain, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

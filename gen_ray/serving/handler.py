@@ -183,9 +183,9 @@ def _check_size(body: RequestBody, rows: GivenRows, card: ModelCard) -> None:
     if not isinstance(body, SamplingBody):
         return
     _check_numbers(body, body.n * len(rows) * card.spec.dims)
-    if body.n * rows.values.nbytes > MAX_REPEATED_BYTES:
+    if body.n * rows.nbytes > MAX_REPEATED_BYTES:
         raise invalid_request(
-            f"n: the response would repeat values of {rows.values.nbytes:,} bytes {body.n:,} times; the maximum is "
+            f"n: the response would repeat values of {rows.nbytes:,} bytes {body.n:,} times; the maximum is "
             f"{MAX_REPEATED_BYTES:,} bytes in all",
             code="too_much",
         )

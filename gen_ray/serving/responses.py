@@ -55,7 +55,7 @@ class ResultView:
             "steps": answer.steps,
             "nfe": answer.nfe,
             "seed": answer.seed,
-            "notes": {**answer.notes, **tables.unknown_note(self.given)},
+            "notes": {**answer.notes, **tables.notes(self.given)},
             "seconds": {"queued": answer.queued_seconds, "computed": answer.computed_seconds},
             "request_id": self.request_id,
         }
@@ -171,8 +171,9 @@ def _text(result: ResultView) -> bytes:
 def _csv(result: ResultView) -> bytes:
     spec, given, arrays = result.spec, result.given, result.answer.arrays
     if "bits" in arrays and given is not None:
-        return tables.csv_text(tables.bits_of(arrays, spec, given), spec)
-    return tables.csv_text(tables.sampled_rows(result.samples, result.answer.seed, spec, result.kept), spec)
+        return tables.csv_text(tables.bits_of(arrays, spec, given), spec, given, keeps_given=False)
+    rows = tables.sampled_rows(result.samples, result.answer.seed, spec, result.kept)
+    return tables.csv_text(rows, spec, given, keeps_given=result.keeps_given)
 
 
 def _headers(result: ResultView) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gen_ray.engine.inference.instances import InstanceError
 from gen_ray.engine.inference.table_rows import GivenRows
 from gen_ray.errors import nearest
-from gen_ray.serving import inputs
+from gen_ray.serving import inputs, tables
 from gen_ray.serving.service import ModelCard, Quality
 
 Samples = Literal["json", "png", "npz", "grid", "text", "csv"]
@@ -27,7 +27,10 @@ CONDITIONS = {"type": "object", "additionalProperties": {"type": ["boolean", "nu
 ONE_ROW = "{column: value}; null, or an absent column, is a missing value; times are ISO 8601."
 Rows = Annotated[list[Any], Field(min_length=1, max_length=MAX_ITEMS, json_schema_extra={"items": VALUES})]
 Csv = Annotated[str, Field(min_length=1, max_length=2**20)]
-CSV = "Rows of a table as CSV text, whose first row names the columns. Empty cells are missing values."
+CSV = (
+    "Rows of a table as CSV text, whose first row names the columns. Empty cells are missing values. Further columns "
+    "are passed through to a response in format csv."
+)
 VECTORS = {"type": "array", "items": {"type": "number", "minimum": -1e6, "maximum": 1e6}}
 Latents = Annotated[list[Any], Field(min_length=1, json_schema_extra={"items": VECTORS})]
 """Lists of numbers, also checked by the inputs module."""
@@ -252,6 +255,13 @@ class ScoreBody(InstancesBody):
     def job_fields(self) -> dict[str, Any]:
         """Return the fields of the job, with the effort."""
         return {**super().job_fields(), "effort": self.effort}
+
+    def table_rows(self, card: ModelCard) -> GivenRows | None:
+        """Return the rows. Raise InstanceError, also for CSV that has a column of the response already."""
+        rows = super().table_rows(card)
+        if rows is not None and self.format == "csv":
+            tables.check_score_names(rows, card.spec, "csv")
+        return rows
 
 
 class EncodeBody(InstancesBody):

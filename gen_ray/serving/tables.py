@@ -1,6 +1,6 @@
 """Tables of data in responses: the description of columns, rows as JSON objects or CSV, and the bits of cells."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gen_ray.dataspec import DataSpec
+from gen_ray.engine.inference.instances import InstanceError
 from gen_ray.engine.inference.rows.chains import decoding_uniforms
 from gen_ray.engine.inference.rows.texts import as_texts, csv_header, csv_lines
-from gen_ray.engine.inference.table_rows import GivenRows, as_json, as_objects, decoded
+from gen_ray.engine.inference.table_rows import LONGEST_LISTED, GivenRows, as_json, as_objects, decoded
+from gen_ray.errors import listed
 from gen_ray.tabular.columns import CategoryColumn, Column, DatetimeColumn, OrderedColumn
 
 LISTED = 1000
@@ -92,16 +94,50 @@ def bits_json(arrays: Mapping[str, np.ndarray], spec: DataSpec, given: GivenRows
     return fields
 
 
-def csv_text(table: pa.Table, spec: DataSpec) -> bytes:
-    """Return a table as CSV, UTF-8. Times have the format of the column's own files."""
+def csv_text(table: pa.Table, spec: DataSpec, given: GivenRows | None, *, keeps_given: bool) -> bytes:
+    """Return a table (n·N rows) as CSV, UTF-8. Times have the format of the column's own files.
+
+    If N rows were given as CSV, the result has their delimiter, the order of their columns, and the cells of those that
+    the model does not use. With keeps_given, known cells of the others are the given ones too.
+    """
     by_name = {column.name: column for column in spec.columns}
-    texts = [
-        pc.fill_null(as_texts(table.column(name).combine_chunks(), name, by_name.get(name)), "")
+    texts = {
+        name: pc.fill_null(as_texts(table.column(name).combine_chunks(), name, by_name.get(name)), "")
         for name in table.column_names
-    ]
-    return csv_header(table.column_names, DELIMITER) + csv_lines(texts, DELIMITER)
+    }
+    delimiter = DELIMITER
+    if given is not None and given.cells is not None:
+        texts, delimiter = _with_given_cells(texts, given, given.cells, keeps_given), given.delimiter
+    return csv_header(list(texts), delimiter) + csv_lines(list(texts.values()), delimiter)
 
 
-def unknown_note(given: GivenRows | None) -> dict[str, Mapping[str, Sequence[str]]]:
-    """Return the note on categories that the model does not know, if there are any."""
-    return {"treated_as_other": dict(given.unknown)} if given is not None and given.unknown else {}
+def _with_given_cells(
+    texts: Mapping[str, pa.Array], given: GivenRows, cells: pa.Table, keeps_given: bool
+) -> dict[str, pa.Array]:
+    rows = len(next(iter(texts.values())))
+    index = np.repeat(np.arange(len(given)), rows // len(given))
+    made, columns = dict[str, pa.Array](), given.values.column_names
+    for name, repeated in zip(cells.column_names, cells.take(pa.array(index)).columns, strict=True):
+        own = repeated.combine_chunks()
+        if name not in columns:
+            made[name] = own
+        elif name in texts:
+            known = given.known[index, columns.index(name)] & keeps_given
+            made[name] = pc.if_else(pa.array(known), own, texts[name])
+    return {**made, **{name: values for name, values in texts.items() if name not in made}}
+
+
+def check_score_names(given: GivenRows, spec: DataSpec, field: str) -> None:
+    """Raise InstanceError if a column that is passed through has the name of one that scores add."""
+    added = ["bits", *(f"{column.name}_bits" for column in spec.columns)]
+    if taken := sorted(set(added) & set(given.unused)):
+        raise InstanceError(field, f"has a column {taken[0]!r} already; rename it")
+
+
+def notes(given: GivenRows | None) -> dict[str, Any]:
+    """Return the notes on given rows: categories that the model does not know, and columns that it does not use."""
+    if given is None:
+        return {}
+    names = [name[:LONGEST_LISTED] for name in given.unused]
+    unused = {"unused_columns": listed(names, 5)} if names else {}
+    return {**({"treated_as_other": dict(given.unknown)} if given.unknown else {}), **unused}

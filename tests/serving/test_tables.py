@@ -304,6 +304,29 @@ def test_csv_goes_in_and_out(http: TestClient) -> None:
     assert np.load(io.BytesIO(again.content))["samples"].shape == (3, 3)
 
 
+def test_further_columns_of_csv_are_passed_through(http: TestClient) -> None:
+    """The response has the cells of the request byte for byte, its order of columns and its delimiter."""
+    text = 'id;number;"my; note";letter;\n007;03;"a ""b""";;x\n1.50;;;a;\n'
+    response = ask(http, "impute", csv=text, n=2, seed=4, format="csv")
+    assert response.status_code == 200, response.text
+    header, *lines = csv.reader(io.StringIO(response.text), delimiter=";")
+    assert header == ["id", "number", "my; note", "letter", "column_5", "truth"]
+    assert [line[0] for line in lines] == ["007", "007", "1.50", "1.50"]
+    assert [line[2] for line in lines] == ['a "b"'] * 2 + [""] * 2 and [line[4] for line in lines] == ["x", "x", "", ""]
+    assert [line[1] for line in lines[:2]] == ["03"] * 2 and [line[3] for line in lines[2:]] == ["a"] * 2
+    assert all(cell for line in lines for cell in (line[1], line[3], line[5]))
+    known = answer(http, "impute", rows=[{"number": 3}, {"letter": "a"}], n=2, seed=4)["samples"]
+    assert [(int(line[1]), line[3], line[5]) for line in lines] == [
+        (row["number"], row["letter"], str(row["truth"]).lower()) for row in known
+    ]
+    assert json.loads(response.headers["x-genray-notes"])["unused_columns"] == "id, my; note, column_5"
+    scored = list(csv.DictReader(io.StringIO(ask(http, "score", csv=text, format="csv").text), delimiter=";"))
+    assert list(scored[0])[:4] == ["id", "my; note", "column_5", "bits"] and scored[1]["id"] == "1.50"
+    assert answer(http, "score", csv=text)["notes"]["unused_columns"] == "id, my; note, column_5"
+    [made] = csv.DictReader(io.StringIO(ask(http, "reconstruct", "vae", csv="id,number\n7,3\n", format="csv").text))
+    assert made["id"] == "7" and set(made) == {"id", "number", "truth", "letter"}
+
+
 def test_a_stream_shows_cells_as_they_are_decided(http: TestClient) -> None:
     body = {"n": 2, "seed": 1, "stream": True, "previews": 3, "where": {"letter": "a"}}
     text = http.post("/v1/models/random_order/sample", json=body).text
@@ -330,6 +353,14 @@ def test_a_stream_shows_cells_as_they_are_decided(http: TestClient) -> None:
         ("impute", {"x": [1, 2, 3], "mask": [1, 0, 0]}, "x: the model's data are rows of a table; send rows or csv"),
         ("score", {"images": ["QUFB"]}, "send rows or csv"),
         ("score", {"csv": "number\n1\n2,3"}, "csv, row 2: has 2 cells"),
+        ("impute", {"csv": "nubmer,x\nmany,"}, "csv: has none of the model's columns; did you mean 'number'?"),
+        ("impute", {"csv": "number,number\n1,2"}, "csv: has the column 'number' twice"),
+        (
+            "impute",
+            {"csv": "number," + ",".join(f"c{i}" for i in range(300)) + "\n" + "," * 300},
+            "csv: has 300 columns that the model does not use; the maximum is 256",
+        ),
+        ("score", {"csv": "number,truth_bits\n1,2", "format": "csv"}, "csv: has a column 'truth_bits' already; rename"),
         ("sample", {"format": "png"}, "ask for json, csv or npz"),
         ("sample", {"where": {}}, "where"),
         ("impute", {"rows": [{}] * 100, "n": 100}, "n: 10,000 samples in all; the maximum is 256"),

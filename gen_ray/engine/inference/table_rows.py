@@ -6,7 +6,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import dropwhile
 from typing import Any
 
@@ -33,6 +33,9 @@ from gen_ray.tabular.texts import parse_texts
 LONGEST_LISTED, MOST_LISTED = 64, 5
 """Characters of an unknown category, and number of them for each column, that a response repeats."""
 
+MOST_FURTHER = 256
+"""Maximum number of columns of a CSV text that are not the model's, because each takes time even without rows."""
+
 Row = Mapping[str, Any]
 """A row as a JSON object: values by column, None where a value is missing."""
 
@@ -43,13 +46,27 @@ class GivenRows:
 
     ``values`` (N, D) have the columns' types, null where a value is missing; ``codes`` (N, D) int32 are their codes, −1
     where missing. ``unknown`` are categories that the model does not know, by column; their code is "other".
-    ``conditions`` are those of a row of conditions, whose values are the known ones.
+    ``conditions`` are those of a row of conditions, whose values are the known ones. ``cells`` are all columns of a CSV
+    text as texts, in its order, and ``delimiter`` is that of the text.
     """
 
     values: pa.Table
     codes: np.ndarray
     unknown: Mapping[str, Sequence[str]] = field(default_factory=dict)
     conditions: RowConditions | None = None
+    cells: pa.Table | None = None
+    delimiter: str = ","
+
+    @property
+    def unused(self) -> list[str]:
+        """Return the names of the columns of a CSV text that are not among the model's."""
+        names = [] if self.cells is None else self.cells.column_names
+        return [name for name in names if name not in self.values.column_names]
+
+    @property
+    def nbytes(self) -> int:
+        """Return the memory of the values and cells, in bytes."""
+        return self.values.nbytes + (0 if self.cells is None else self.cells.nbytes)
 
     def __len__(self) -> int:
         """Return N."""
@@ -81,35 +98,47 @@ def parse_objects(objects: Sequence[Any], spec: DataSpec, field: str) -> GivenRo
 def parse_csv(text: str, spec: DataSpec, field: str, *, most: int) -> GivenRows:
     """Return the rows of a CSV text whose first row names the columns; absent columns are missing values.
 
-    most is the maximum number of rows. Raise InstanceError as parse_objects does, and for rows of another length than
-    the first one.
+    Further columns are only kept as cells. most is the maximum number of rows. Raise InstanceError naming the column of
+    a wrong value, for rows of another length than the first one, and if all columns are further ones, or too many.
     """
     text = text.removeprefix("\ufeff")
+    delimiter = detect_delimiter(text)
     try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=detect_delimiter(text), strict=True))
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error:
         raise InstanceError(field, "is not CSV: a quotation mark is not closed, or a cell is too long") from None
     header, *rows = [*dropwhile(operator.not_, lines)] or [[]]
     # in a table of one column a blank line is a row with a missing value
     rows = [line or [""] for line in rows] if len(header) == 1 else [line for line in rows if line]
-    names, known = [name.strip() for name in header], [column.name for column in spec.columns]
+    names = [name.strip() or f"column_{i}" for i, name in enumerate(header, 1)]
     if not rows:
         raise InstanceError(field, "needs a row of column names and at least one row of values")
     if len(rows) > most:
         raise InstanceError(field, f"has {len(rows):,} rows; the maximum is {most:,}", too_large=True)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InstanceError(field, f"has a column that is not known; {nearest(unknown[0][:LONGEST_LISTED], known)}")
-    repeated = [name for name, n in Counter(names).items() if n > 1]
-    if repeated:
-        raise InstanceError(field, f"has the column {repeated[0]!r} twice")
+    _check_names(names, spec, field)
     places = [f"{field}, row {i}" for i in range(1, len(rows) + 1)]
     for row, place in zip(rows, places, strict=True):
         if len(row) != len(names):
             raise InstanceError(place, f"has {len(row)} cells; the first row has {len(names)}")
-    cells = dict(zip(names, zip(*rows, strict=True), strict=True))
+    cells, known = dict(zip(names, zip(*rows, strict=True), strict=True)), [column.name for column in spec.columns]
     absent = np.tile([name not in cells for name in known], (len(rows), 1))
-    return _rows([cells.get(name, [None] * len(rows)) for name in known], places, spec, absent)
+    made = _rows([cells.get(name, [None] * len(rows)) for name in known], places, spec, absent)
+    return replace(
+        made, cells=pa.table({name: pa.array(cells[name], pa.string()) for name in names}), delimiter=delimiter
+    )
+
+
+def _check_names(names: Sequence[str], spec: DataSpec, field: str) -> None:
+    """Raise InstanceError for the names of the columns of a CSV text."""
+    known = {column.name for column in spec.columns}
+    if repeated := [name for name, n in Counter(names).items() if n > 1]:
+        raise InstanceError(field, f"has the column {repeated[0][:LONGEST_LISTED]!r} twice")
+    further = [name for name in names if name not in known]
+    if len(further) == len(names):
+        raise InstanceError(field, f"has none of the model's columns; {nearest(names[0][:LONGEST_LISTED], known)}")
+    if len(further) > MOST_FURTHER:
+        reason = f"has {len(further):,} columns that the model does not use; the maximum is {MOST_FURTHER}"
+        raise InstanceError(field, reason, too_large=True)
 
 
 def conditions_row(conditions: RowConditions, spec: DataSpec) -> GivenRows:
