@@ -126,7 +126,7 @@ def test_an_error_names_the_row_the_column_and_the_type(row: Any, fault: str) ->
         ("", "csv: needs a row of column names"),
         ("age,work\n", "at least one row of values"),
         ("age,work\n1\n", "csv, row 1: has 1 cells; the first row has 2"),
-        ("age,wrok\n1,shop\n", "csv: has a column that is not known; did you mean 'work'?"),
+        ("aage,wrok\n1,shop\n", "csv: has none of the model's columns; did you mean 'age'?"),
         ("age,age\n1,2\n", "csv: has the column 'age' twice"),
         ("age,work\n1,shop\nold,farm\n", "csv, row 2: column 'age' must be a whole number"),
         ('age,work\n1,"shop\n', "csv: is not CSV"),
