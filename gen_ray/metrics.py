@@ -5,61 +5,13 @@ compute it; a metric of images needs a function in ``engine/evaluation/feature_m
 torch.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProvenancePart:
-    """A part of a figure's provenance that the experiment determines."""
-
-    attribute: str
-    """Dotted attribute of the Experiment that has the value."""
-    keys: Sequence[str]
-    """The keys of an experiment that decide the value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """The declaration of a metric. Lower is better unless ``higher_is_better``."""
-
-    name: str
-    """The name in MLflow, PREFIX/KEY."""
-    unit: str
-    label: str
-    """The noun in sentences and on axes."""
-    higher_is_better: bool = False
-    title: str = ""
-    """Title of the column in tables of runs. Default: without a column."""
-    form: str = "{:.5g}"
-    """Format of a figure in tables."""
-    progress: str = ""
-    """Format of a figure on a progress line. Default: not shown there."""
-    objective: bool = False
-    """Whether a sweep can optimise the metric."""
-    needs_features: bool = False
-    """Whether the metric needs the features of images, which need labels of at least two classes."""
-    needs_held_out: bool = False
-    """Whether the metric needs two rows of the split that samples are not compared with."""
-    provenance: Mapping[str, ProvenancePart] = field(default_factory=dict)
-    """The parts of the provenance that the experiment determines, by name."""
-    provenance_of: str = ""
-    """Name of the metric with which this one shares its provenance. Default: its own name."""
-
-    @property
-    def key(self) -> str:
-        """Return the name without its prefix."""
-        return self.name.rsplit("/", 1)[-1]
-
-    @property
-    def description(self) -> str:
-        """Return the name, unit and direction as text."""
-        return f"{self.name}: {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
-
+from gen_ray.metric_declaration import Metric, ProvenancePart
 
 MODELLED_VALUES = ProvenancePart(
     attribute="family.modelled_values", keys=("family", "family.likelihood", "family.binarise", "family.name")
 )
+
+LIKELIHOOD_ROWS = ProvenancePart(attribute="evaluation.likelihood_rows", keys=("evaluation.likelihood_rows",))
 
 BITS_PER_DIM = Metric(
     name="eval/bits_per_dim",
@@ -68,10 +20,7 @@ BITS_PER_DIM = Metric(
     title="bits/dim",
     form="{:.3f}",
     objective=True,
-    provenance={
-        "values": MODELLED_VALUES,
-        "rows": ProvenancePart(attribute="evaluation.likelihood_rows", keys=("evaluation.likelihood_rows",)),
-    },
+    provenance={"values": MODELLED_VALUES, "rows": LIKELIHOOD_ROWS},
 )
 FRECHET_DISTANCE = Metric(
     name="eval/frechet_distance",
@@ -132,6 +81,15 @@ BITS_PER_ROW = Metric(
     title="bits/row",
     form="{:.3f}",
     provenance_of=BITS_PER_DIM.name,
+)
+BITS_BEYOND_MARGINALS = Metric(
+    name="eval/bits_beyond_marginals",
+    unit="bits per row minus those of independent columns",
+    label="bits per row beyond marginals",
+    title="beyond marginals",
+    form="{:.3f}",
+    objective=True,
+    provenance={"values": MODELLED_VALUES, "rows": LIKELIHOOD_ROWS},
 )
 BITS_GAP = Metric(
     name="eval/bits_gap",
@@ -249,6 +207,7 @@ METRICS = (
     PRECISION,
     RECALL,
     BITS_PER_ROW,
+    BITS_BEYOND_MARGINALS,
     COLUMN_SHAPE_ERROR,
     PAIR_TREND_ERROR,
     DETECTION_AUC,

@@ -1,6 +1,7 @@
 """The files of a source, by a name or pattern."""
 
 import glob
+import hashlib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cached_property
@@ -51,6 +52,15 @@ class FileSource(DataSource):
     def signature(self) -> list[list[object]]:
         """Return the stamps of all files."""
         return stamps(self.files, self.base)
+
+    def content(self) -> list[str]:
+        """Return the name below ``base`` and the SHA-256 of each file. The split of a row depends on the name."""
+        found = list[str]()
+        for file in self.files:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            found.append(f"{file.relative_to(self.base).as_posix()} {digest}")
+        return found
 
 
 def _matching(base: Path, pattern: Path) -> Iterator[Path]:

@@ -133,12 +133,20 @@ def _fill(
         "quarantined": len(quarantine),
         "shards": {writer.split: {name: n for name, (n, _) in writer.written.items()} for writer in writers},
     }
+    if spec.is_table:
+        about["source_fingerprint"] = _source_fingerprint(origin)
     indent = None if spec.is_table else 1  # thousands of columns: json indents slowly
     digests[SPEC] = write_durably(draft / SPEC, json.dumps(about, indent=indent).encode())
     if len(quarantine):
         digests["quarantine.jsonl"] = write_durably(draft / "quarantine.jsonl", quarantine.text().encode())
     write_durably(draft / manifest.NAME, manifest.text(digests).encode())
     manifest.flush(draft)
+
+
+def _source_fingerprint(origin: DataSource) -> str:
+    """Return the ``source_fingerprint`` of data prepared from a source of a table."""
+    parts = [origin.content(), origin.options.without_bins().recorded()]
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _write_rows(

@@ -37,13 +37,18 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A complete prepared folder. ``fingerprint`` is a hash of the shards; ``rows`` has the number of rows by split."""
+    """A complete prepared folder. ``fingerprint`` is a hash of the shards; ``rows`` has the number of rows by split.
+
+    ``source_fingerprint`` of a table is a hash of its files and of all options except bins, so that it identifies rows
+    in any coding; it is empty for other data, and for folders of earlier versions.
+    """
 
     folder: Path
     spec: DataSpec
     rows: dict[str, int]
     fingerprint: str
     source: str
+    source_fingerprint: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     quarantined: int = 0
     notes: tuple[str, ...] = ()
@@ -78,6 +83,7 @@ class Prepared:
             files=files,
             fingerprint=about["fingerprint"],
             source=about["source"],
+            source_fingerprint=about.get("source_fingerprint", ""),
             options=about["options"],
             quarantined=about["quarantined"],
             notes=tuple(about.get("notes", ())),

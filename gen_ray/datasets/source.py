@@ -1,5 +1,6 @@
 """The interface of sources of rows, and their settings."""
 
+import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -14,7 +15,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.storage.user_paths import local
 from gen_ray.tabular.inference import Finding
-from gen_ray.tabular.options import TableOptions
+from gen_ray.tabular.options import ColumnOptions, TableOptions
 
 BATCH_VALUES = 2**20
 """Approximate maximum number of scalars of a batch, so that memory does not grow with the data set."""
@@ -54,6 +55,13 @@ class SourceOptions(TableOptions):
         raw, defaults = self.model_dump(mode="json"), TableOptions().model_dump(mode="json")
         return {key: value for key, value in raw.items() if key not in defaults or value != defaults[key]}
 
+    def without_bins(self) -> "SourceOptions":
+        """Return the settings with the default intervals, which therefore decide only which values are read."""
+        default = ColumnOptions()
+        own = {name: column.model_copy(update={"bins": None}) for name, column in self.columns.items()}
+        changed = {name: column for name, column in own.items() if column != default}
+        return self.model_copy(update={"bins": TableOptions().bins, "columns": changed})
+
 
 class DataSource(ABC):
     """Interface of a source of rows. Creating a source does not read data, and rows are read in batches."""
@@ -76,6 +84,10 @@ class DataSource(ABC):
     @abstractmethod
     def signature(self) -> list[list[object]]:
         """Return cheap values that change with the data: paths, sizes and times of the files, or a version."""
+
+    def content(self) -> list[str]:
+        """Return values that determine the rows: names and digests of the files, which are read, or a version."""
+        return [self.name, json.dumps(self.signature())]
 
     @abstractmethod
     def spec(self) -> DataSpec:

@@ -221,6 +221,27 @@ def test_preparing_again_gives_the_same_bytes(tmp_path):
     assert again.fingerprint == first.fingerprint and again.spec == first.spec
 
 
+def test_the_source_fingerprint_is_the_same_for_all_intervals_of_the_same_rows(tmp_path):
+    values = {"x": NUMBERS, "kind": RNG.choice(["a", "b"], N)}
+    first = make(tmp_path, values)
+    coarse = make(tmp_path, bins=8)
+    of_a_column = make(tmp_path, columns={"x": {"bins": 4}})
+    assert len({one.fingerprint for one in (first, coarse, of_a_column)}) == 3
+    assert len({one.source_fingerprint for one in (first, coarse, of_a_column)}) == 1
+    assert Prepared.load(coarse.folder).source_fingerprint == coarse.source_fingerprint != ""
+    less = make(tmp_path, missing=["a"])
+    typed = make(tmp_path, columns={"x": {"type": "category", "bins": 4, "keep": True}})
+    other = make(tmp_path, {**values, "x": [*NUMBERS[:-1], 9.25]})
+    (tmp_path / "renamed.csv").write_bytes((tmp_path / "rows.csv").read_bytes())
+    renamed = make(tmp_path, source="csv:renamed.csv")  # other rows are test rows
+    found = [one.source_fingerprint for one in (first, less, typed, other, renamed)]
+    assert len(set(found)) == 5
+    (tmp_path / "copy").mkdir()
+    assert make(tmp_path / "copy", values).source_fingerprint == first.source_fingerprint
+    tables = [prepare(name, out=tmp_path).source_fingerprint for name in ("iris", "wine")]
+    assert tables[0] != tables[1] and prepare("digits", out=tmp_path).source_fingerprint == ""
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_hidden_cells_are_a_share_of_the_training_and_validation_values(tmp_path, kind):
     table = pa.table({"number": NUMBERS, "kind": pa.array(["x", "x", "x", "y"] * (N // 4)).dictionary_encode()})

@@ -12,6 +12,8 @@ from torch import Tensor
 from gen_ray import metrics as declared
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation.evaluate import bits_gap, evaluate, likelihood
+from gen_ray.engine.evaluation.independent_columns import independent_nats
+from gen_ray.engine.evaluation.provenance import comparison_key
 from gen_ray.engine.evaluation.quality_metrics import quality_metric
 from gen_ray.engine.evaluation.reference import ReferenceData
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
@@ -23,6 +25,7 @@ from tests.engine.tiny_models import CPU
 from tests.tabular_cases import coded, mixed_rows
 
 NET = {"name": "columns", "width": 16, "depth": 1}
+DISCRETE = {"name": "discrete", "kernel": "random_order", "net": NET}
 
 
 def reference(n: int = 900, missing: float = 0.0, **settings: Any) -> tuple[DataSpec, ReferenceData, Tensor]:
@@ -37,19 +40,19 @@ def reference(n: int = 900, missing: float = 0.0, **settings: Any) -> tuple[Data
     return spec, data, x[n:]
 
 
-def untrained(spec: DataSpec, **evaluation: Any) -> Model:
-    """Return a model with independent columns: a new net predicts the frequencies of the codes."""
+def untrained(spec: DataSpec, family: dict[str, Any] = DISCRETE, **evaluation: Any) -> Model:
+    """Return a new model; the net of ``discrete`` predicts the frequencies of the codes of independent columns."""
     exp = parse(
         {
             "name": "rows",
-            "family": {"name": "discrete", "kernel": "random_order", "net": NET},
+            "family": family,
             "training": {"precision": "float32"},
             "evaluation": {"likelihood_rows": 200, "effort": 3, **evaluation},
         }
     )  # fmt: skip
-    family = exp.model(spec)
-    net = family.build_net().eval().requires_grad_(False)
-    return Model(experiment=exp, family=family, net=net, meta=artifact.describe(spec, "f" * 64, run_id="r", steps=1))
+    bound = exp.model(spec)
+    net = bound.build_net().eval().requires_grad_(False)
+    return Model(experiment=exp, family=bound, net=net, meta=artifact.describe(spec, "f" * 64, run_id="r", steps=1))
 
 
 def test_rows_of_the_same_distribution_have_small_errors_and_copies_are_found() -> None:
@@ -86,8 +89,9 @@ def test_an_evaluation_of_a_table_holds_every_metric_and_is_repeatable() -> None
     assert found == {name: value for name, value in two.metrics.items() if "seconds" not in name}
     assert all(map(math.isfinite, found.values())) and not one.unmeasured and not one.texts
     of_tables = [
-        declared.BITS_PER_DIM, declared.BITS_PER_ROW, declared.BITS_GAP, declared.COLUMN_SHAPE_ERROR,
-        declared.PAIR_TREND_ERROR, declared.DETECTION_AUC, declared.DETECTION_FLOOR, declared.PREDICTION_OF_SAMPLES,
+        declared.BITS_PER_DIM, declared.BITS_PER_ROW, declared.BITS_BEYOND_MARGINALS, declared.BITS_GAP,
+        declared.COLUMN_SHAPE_ERROR, declared.PAIR_TREND_ERROR, declared.DETECTION_AUC, declared.DETECTION_FLOOR,
+        declared.PREDICTION_OF_SAMPLES,
         declared.PREDICTION_OF_REAL, declared.PREDICTION_GAP, declared.NEAREST_TRAIN_SHARE,
     ]  # fmt: skip
     assert {metric.name for metric in of_tables} <= found.keys() and "eval/frechet_distance" not in found
@@ -106,6 +110,51 @@ def test_the_kind_is_partial_if_any_row_lacks_a_value() -> None:
     assert likelihood(model, data, device=CPU)[1]["eval/bits_per_dim"]["kind"] == "elbo-ct"
     data.test[150, 2] = -1  # in the second batch
     assert likelihood(model, data, device=CPU)[1]["eval/bits_per_dim"]["kind"] == "elbo-ct-partial"
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_independent_columns_have_no_bits_beyond_marginals(missing: float) -> None:
+    spec, data, _ = reference()
+    data.test[torch.rand(data.test.shape, generator=torch.Generator().manual_seed(1)) < missing] = -1
+    found, _ = likelihood(untrained(spec), data, device=CPU)
+    error = found["eval/bits_beyond_marginals_standard_error"]
+    assert abs(found["eval/bits_beyond_marginals"]) < 3 * error and found["eval/bits_per_row"] > 20 * error
+    independent = independent_nats(data.test[:200], spec) / math.log(2)
+    assert found["eval/bits_per_row"] == pytest.approx(independent.mean().item(), abs=3 * error)
+
+
+FAMILIES: list[dict[str, Any]] = [
+    {"name": "discrete", "kernel": "uniform", "net": NET},
+    {"name": "vae", "latent_dim": 2, "net": {"name": "mlp", "hidden": [8]}},
+    {"name": "ddpm", "steps": 20, "net": {"name": "mlp", "width": 8, "depth": 1}},
+    {"name": "score_sde", "net": {"name": "mlp", "width": 8, "depth": 1}},
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family["name"])
+def test_bits_beyond_marginals_are_those_of_the_same_cells_for_every_family(family: dict[str, Any]) -> None:
+    spec, data, _ = reference(missing=0.2)
+    model = untrained(spec, family, likelihood_rows=30)
+    found, how = likelihood(model, data, device=CPU)
+    independent = independent_nats(data.test[:30], spec).mean().item() / math.log(2)
+    difference = found["eval/bits_per_row"] - found["eval/bits_beyond_marginals"]
+    assert difference == pytest.approx(independent, rel=1e-6)
+    assert how["eval/bits_beyond_marginals"]["kind"].endswith("-partial")
+
+
+def test_bits_beyond_marginals_are_ranked_together_for_all_codings_of_the_same_rows() -> None:
+    spec, data, _ = reference()
+    coarse, fewer, _ = reference(intervals=8)
+    mine, others = replace(data, source_fingerprint="raw"), replace(fewer, fingerprint="def", source_fingerprint="raw")
+    fine = likelihood(untrained(spec), mine, device=CPU)[1]
+    same_rows = likelihood(untrained(coarse), others, device=CPU)[1]
+    other_rows = likelihood(untrained(spec), replace(mine, source_fingerprint="other"), device=CPU)[1]
+    fewer_rows = likelihood(untrained(spec, likelihood_rows=100), mine, device=CPU)[1]
+    unknown = likelihood(untrained(coarse), fewer, device=CPU)[1]
+    name = "eval/bits_beyond_marginals"
+    assert comparison_key(fine[name]) == comparison_key(same_rows[name])
+    assert len({str(comparison_key(how[name])) for how in (fine, other_rows, fewer_rows, unknown)}) == 4
+    assert comparison_key(fine["eval/bits_per_dim"]) != comparison_key(same_rows["eval/bits_per_dim"])
 
 
 def test_the_gap_in_bits_is_that_of_the_two_splits() -> None:

@@ -198,6 +198,7 @@ def reference_of(
         fingerprint=prepared.fingerprint[:12],
         reference_split=against,
         extractor=_extractor_of(prepared) if has_classes else None,
+        source_fingerprint=prepared.source_fingerprint[:12],
     )
 
 

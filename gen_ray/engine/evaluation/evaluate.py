@@ -13,6 +13,7 @@ from torch import Tensor
 from gen_ray.engine.evaluation.copies import mean_gap
 from gen_ray.engine.evaluation.feature_metrics import MANIFOLD_ROWS, MEASURES, FeatureSets, measured
 from gen_ray.engine.evaluation.features import Extractor
+from gen_ray.engine.evaluation.independent_columns import independent_nats
 from gen_ray.engine.evaluation.provenance import planned_provenance
 from gen_ray.engine.evaluation.reference import ReferenceData as ReferenceData
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
@@ -24,12 +25,14 @@ from gen_ray.engine.inference.score import bits_per_dim, effort_of, nll_batches
 from gen_ray.engine.inference.texts import page
 from gen_ray.engine.plots.grids import grid
 from gen_ray.metrics import (
+    BITS_BEYOND_MARGINALS,
     BITS_GAP,
     BITS_PER_DIM,
     BITS_PER_ROW,
     COLUMN_SHAPE_ERROR,
     FRECHET_DISTANCE,
     SECONDS_PER_IMAGE,
+    Metric,
     standard_error_of,
 )
 
@@ -110,34 +113,42 @@ def likelihood(
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
     """Return bits per dimension of the test split, its standard error and evaluations, and their provenance.
 
-    For tables also bits per row. The standard error needs two rows.
+    For tables also bits per row, and bits per row minus those of independent columns. The standard error needs two
+    rows.
     """
     settings, dims = model.experiment.evaluation, model.spec.dims
     x = reference.test[: settings.likelihood_rows]
     batches = list(nll_batches(model, x, SEED, effort=effort_of(model), device=device))
-    bits = bits_per_dim(torch.cat([nll.nats for nll in batches]).double().cpu(), dims)
+    nats = torch.cat([nll.nats for nll in batches]).double().cpu()
     metrics = {
-        BITS_PER_DIM.name: float(bits.mean()),
+        **_mean(BITS_PER_DIM, bits_per_dim(nats, dims)),
         f"{BITS_PER_DIM.name}_nfe": float(max(nll.nfe for nll in batches)),
     }
-    if len(bits) > 1:
-        metrics[standard_error_of(BITS_PER_DIM.name)] = float(bits.std() / math.sqrt(len(bits)))
     if model.spec.is_table:
-        both = [name for name in metrics if name in (BITS_PER_DIM.name, standard_error_of(BITS_PER_DIM.name))]
-        metrics |= {name.replace(BITS_PER_DIM.name, BITS_PER_ROW.name): dims * metrics[name] for name in both}
+        metrics |= _mean(BITS_PER_ROW, bits_per_dim(nats, 1))
+        metrics |= _mean(BITS_BEYOND_MARGINALS, bits_per_dim(nats - independent_nats(x, model.spec), 1))
     for part in batches[0].parts:
         values = torch.cat([nll.parts[part] for nll in batches]).double().cpu()
         metrics[f"{BITS_PER_DIM.name}_{part}"] = float(bits_per_dim(values, dims).mean())
-    provenance = {
-        **planned_provenance(model.experiment)[BITS_PER_DIM.name],
+    planned = planned_provenance(model.experiment)
+    how = {
         "kind": max((nll.kind for nll in batches), key=lambda kind: kind.endswith(PARTIAL)),
-        "data": reference.fingerprint,
         "split": "test",
-        "rows": len(bits),
+        "rows": len(x),
         "rows_seed": reference.rows_seed,
-        "levels": model.spec.levels,
     }
-    return metrics, {BITS_PER_DIM.name: provenance}
+    codes = {"data": reference.fingerprint, "levels": model.spec.levels}
+    provenance: dict[str, Mapping[str, Any]] = {BITS_PER_DIM.name: {**planned[BITS_PER_DIM.name], **how, **codes}}
+    if model.spec.is_table:
+        rows = {"data": reference.source_fingerprint or reference.fingerprint}  # in any coding
+        provenance[BITS_BEYOND_MARGINALS.name] = {**planned[BITS_BEYOND_MARGINALS.name], **how, **rows}
+    return metrics, provenance
+
+
+def _mean(metric: Metric, values: Tensor) -> dict[str, float]:
+    """Return the mean of a metric's values of rows (N,), and its standard error if there are two rows."""
+    error = {standard_error_of(metric.name): float(values.std() / math.sqrt(len(values)))} if len(values) > 1 else {}
+    return {metric.name: float(values.mean()), **error}
 
 
 def bits_gap(model: Model, reference: ReferenceData, rows: int, *, device: torch.device) -> dict[str, float]:

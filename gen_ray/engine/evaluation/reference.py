@@ -23,6 +23,8 @@ class ReferenceData:
     reference_split: str
     """Split that samples are compared with: train or test."""
     extractor: Extractor | None
+    source_fingerprint: str = ""
+    """Identity of the rows of a table, the same for all intervals; empty if unknown. See ``Prepared``."""
 
     @property
     def real(self) -> Tensor:
