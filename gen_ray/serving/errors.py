@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from gen_ray.serving.service import ErrorReply, RequestRefusedError
+from gen_ray.serving.validation import describe
 
 MAX_MESSAGE_CHARACTERS = 900
 """Maximum characters of a message: with four bytes each, the body stays below 4 KB."""
@@ -94,9 +95,7 @@ def install_handlers(app: FastAPI) -> None:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults = error.errors()
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    raise invalid_request(_describe(faults[0]) + more)
+    raise invalid_request(describe(error.errors()))
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
@@ -104,10 +103,3 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     code, message = CODES.get(error.status_code, ("refused", HTTPStatus(error.status_code).phrase))
     refusal = ErrorReply(status=error.status_code, code=code, message=message)
     return error_response(refusal, request.scope["gen_ray.record"].request_id, error.headers)
-
-
-def _describe(fault: Mapping[str, Any]) -> str:
-    """Return one line on a validation error. Its path names only fields of the schema, never keys of the client."""
-    path = [str(step) for depth, step in enumerate(fault["loc"][1:]) if not depth or isinstance(step, int)]
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(path)}: {message}" if path else f"the body: {message}"
