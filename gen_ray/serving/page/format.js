@@ -2,9 +2,14 @@
 
 const threeDigits = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const plain = new Intl.NumberFormat("en");
+const MOST_DIGITS = 6; // significant digits of a number in a row, more only before the decimal point
+const EXACT_DIGITS = 17; // those of a double
 
-/** Format a measured number with three significant digits. */
-export const formatValue = (value) => (Math.abs(value) >= 1000 || (value !== 0 && Math.abs(value) < 0.001) ? value.toExponential(1) : threeDigits.format(value));
+/** Format a measured number with three significant digits, and with an exponent only if it has very many zeros. */
+export function formatValue(value) {
+  const size = Math.abs(value);
+  return size >= 1e9 || (size !== 0 && size < 1e-6) ? value.toExponential(2) : threeDigits.format(value);
+}
 
 /** Format a count. */
 export const formatCount = (value) => plain.format(value);
@@ -15,10 +20,24 @@ export const formatDuration = (seconds) => (seconds < 0.9995 ? `${threeDigits.fo
 /** Format a count with its noun: 1 step, 2 steps. */
 export const countOf = (count, noun) => `${formatCount(count)} ${noun}${count === 1 ? "" : "s"}`;
 
-/** Return a value of a table's column as a short text; · for a missing or undecided one. */
-export function shownValue(value, { type }) {
+/** Return the power of ten of a number's first digit. */
+const exponentOf = (value) => (value === 0 ? -Infinity : Number(value.toExponential().split("e")[1]));
+
+/** Return a number as a text without separators of thousands, because it may be a year or a code.
+ *
+ * interval: two numbers, whose distance says which digits mean something; at least two are shown.
+ */
+function plainNumber(value, [low, high]) {
+  const [first, width] = [exponentOf(value), high - low];
+  const most = Math.min(Math.max(MOST_DIGITS, first + 1), EXACT_DIGITS);
+  const justified = width > 0 && width < Infinity ? Math.max(2, first - exponentOf(width) + 2) : most;
+  return String(Number(value.toPrecision(Math.min(most, justified))));
+}
+
+/** Return a value of a table's column as a short text; · for a missing or undecided one. interval: see plainNumber. */
+export function shownValue(value, { type }, interval = []) {
   if (value === null) return "·";
-  if (type === "number") return typeof value === "number" ? formatValue(value) : value;
+  if (type === "number" && typeof value === "number") return plainNumber(value, interval); // infinite ones are texts
   return type === "datetime" ? value.replace("T", " ").replace(/(\+00:00|Z)$/, "").replace(" 00:00:00", "") : String(value);
 }
 

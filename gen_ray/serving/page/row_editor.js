@@ -78,12 +78,13 @@ class EditorLine {
     this.showBits(null);
   }
 
-  /** Show a value such as 38 (25 … 61) or Masters (43 %). */
+  /** Show a value such as 38000 (25000 … 61000) or Masters (43 %). */
   showImputed(cell) {
     this.imputed.replaceChildren();
     if (!cell) return;
-    const value = shownValue(cell.median ?? cell.mode, this.column);
-    const interval = "low" in cell ? ` (${shownValue(cell.low, this.column)} … ${shownValue(cell.high, this.column)})` : "";
+    const ends = [cell.low, cell.high];
+    const [value, low, high] = [cell.median ?? cell.mode, ...ends].map((one) => one !== undefined && shownValue(one, this.column, ends));
+    const interval = "low" in cell ? ` (${low} … ${high})` : "";
     this.imputed.append(h("strong", {}, value), "probability" in cell ? ` (${Math.round(100 * cell.probability)} %)` : interval);
   }
 

@@ -144,6 +144,37 @@ def test_sampled_rows_are_listed_saved_and_opened_for_editing(open_page: OpenPag
     assert values(page) == {"number": number, "truth": truth, "letter": letter}
 
 
+@pytest.mark.parametrize(
+    ("value", "interval", "text"),
+    [
+        (38123.4, [25012.3, 61002.2], "38000"),
+        (1994.5, [1990.2, 1999.9], "1994.5"),
+        (0.0123456, [0.001, 50], "0.012"),
+        (0, [0, 50], "0"),
+        (-0.5, [-0.5, -0.5], "-0.5"),
+        (38123.4, None, "38123.4"),
+        (12345678.9, None, "12345679"),
+        (0.1 + 0.2, None, "0.3"),
+        (2**60, ["-inf", 5], "1152921504606847000"),
+        (1.25e-9, None, "1.25e-9"),
+        ("inf", None, "inf"),
+    ],
+)
+def test_numbers_have_the_digits_that_their_interval_justifies(
+    open_page: OpenPage, value: object, interval: list[float] | None, text: str
+) -> None:
+    page = open_page("model=joint")
+    script = "async (given) => (await import('/format.js')).shownValue(...given)"
+    column, last = {"type": "number"}, [] if interval is None else [interval]
+    assert page.evaluate(script, [value, column, *last]) == text
+
+
+def test_measured_numbers_are_written_out(open_page: OpenPage) -> None:
+    script = "async (values) => { const { formatValue } = await import('/format.js'); return values.map(formatValue); }"
+    shown = open_page("model=joint").evaluate(script, [38123.4, 1234, 0.00012345, 0, 2.0, 1.5e12, 1e-9])
+    assert shown == ["38,100", "1,230", "0.000123", "0", "2", "1.50e+12", "1.00e-9"]
+
+
 def test_on_a_phone_the_row_is_usable(open_page: OpenPage) -> None:
     page = open_page("model=joint&tab=row", viewport={"width": 375, "height": 700})
     click(page, "Impute")
