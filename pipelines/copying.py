@@ -8,9 +8,6 @@ if TYPE_CHECKING:
     from gen_ray.tracking.runs import RunRow
     from gen_ray.tracking.store import Store
 
-TAG = "gen_ray.copies"
-"""Tag of runs, and of versions promoted with --force: why the model counts as a copy of its training data."""
-
 REMEDY = "Train with more rows, dropout or training.patience; --force promotes it nevertheless"
 
 
@@ -21,6 +18,7 @@ def reason(experiment: "Experiment", artifact: Path, store: "Store", run: "RunRo
     """
     from gen_ray import run_directory
     from gen_ray.engine.evaluation.copy_gate import copying_reason, has_copy_figures
+    from gen_ray.tracking.release import COPIES
     from gen_ray.tracking.runs import log_metrics, set_tags
 
     about = run_directory.meta(artifact)
@@ -33,7 +31,7 @@ def reason(experiment: "Experiment", artifact: Path, store: "Store", run: "RunRo
         figures |= measured
     found = copying_reason(figures)
     if found:
-        set_tags(store, run.run_id, {TAG: found})
+        set_tags(store, run.run_id, {COPIES: found})
     return found
 
 

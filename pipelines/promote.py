@@ -136,9 +136,10 @@ def _promote(
     if copies and not force:
         typer.echo(f"{model}: {run.run_id} is not promoted: {copies}. {copying.REMEDY}")
         return
-    measured = _measured(settings, artifact, store, run, options.order())
-    tags = _stored(measured, store, candidate.mlflow_id, artifact).tags()
-    candidate = replace(candidate, tags=tags | ({copying.TAG: copies} if copies else {}))
+    if copies:
+        typer.echo(f"{model}: {copies}; --force promotes it nevertheless", err=True)
+    measured = replace(_measured(settings, artifact, store, run, options.order()), copies=copies or None)
+    candidate = replace(candidate, tags=_stored(measured, store, candidate.mlflow_id, artifact).tags())
     verdict = registry.promote(store, model, candidate, margin=margin, force=force)
     typer.echo(verdict.line)
     if verdict.promoted:

@@ -142,6 +142,7 @@ class LoadedModel:
             exact_conditions=self.exact_conditions,
             metrics={name: float(value) for name, value in model.meta.get("metrics", {}).items()},
             limits=asdict(self.limits),
+            copies=release.copies,
             trouble=trouble,
         )
 

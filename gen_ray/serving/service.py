@@ -138,6 +138,8 @@ class ModelCard:
     metrics: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     """Maxima for one request: n, steps, work (n × network evaluations × D)."""
+    copies: str | None = None
+    """Why this version counts as a copy of its training data; it was promoted nevertheless, with --force."""
     ready: bool = True
     trouble: str | None = None
     """One line on why the newest version is not served; None if it is."""

@@ -22,6 +22,8 @@ CURVE, QUALITY, METRIC, FINGERPRINT, BUILD = (
 )
 MANIFEST = "gen_ray.manifest"
 """Tag with the SHA-256 of the artifact's MANIFEST.sha256, which covers all its files."""
+COPIES = "gen_ray.copies"
+"""Tag of runs, and of versions promoted with --force: why the model counts as a copy of its training data."""
 PATH, MLFLOW_ID = re.compile(r"model(-[0-9a-f]{12})?"), re.compile(r"[0-9a-f]{32}")
 """Patterns of an artifact's path as this project writes it, and of MLflow's ids of runs."""
 RUN = re.compile(r"(?:runs:/)?(?P<id>[0-9a-f]{32})(?:/(?P<path>.+))?")
@@ -45,6 +47,8 @@ class Release:
     build: str | None = None
     manifest: str | None = None
     """SHA-256 of the artifact's manifest."""
+    copies: str | None = None
+    """Why the model counts as a copy of its training data, in spite of which it was promoted."""
 
     def tags(self) -> dict[str, str]:
         """Return the tags of the version."""
@@ -57,6 +61,7 @@ class Release:
             BUILD: self.build,
             ARTIFACT: self.path,
             MANIFEST: self.manifest,
+            COPIES: self.copies,
         }
         return {key: value for key, value in known.items() if value is not None}
 
@@ -89,6 +94,7 @@ class Release:
             build=tags.get(BUILD),
             path=path,
             manifest=tags.get(MANIFEST),
+            copies=tags.get(COPIES),
         )
 
 

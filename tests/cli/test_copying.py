@@ -11,7 +11,7 @@ from gen_ray.engine.evaluation.copy_gate import MAX_GAP, copying_reason, has_cop
 from gen_ray.engine.evaluation.evaluate import copy_report, likelihood
 from gen_ray.engine.inference import artifact
 from gen_ray.tracking.registry import champion, promote_run
-from gen_ray.tracking.releases import Release
+from gen_ray.tracking.releases import Release, release
 from gen_ray.tracking.runs import TrackedRun, row
 from gen_ray.tracking.store import Store
 from tests.conftest import CommandResult
@@ -105,9 +105,11 @@ def test_a_promotion_of_an_overfitted_model_is_refused_and_can_be_forced(
     assert row(store, "heart").tags["gen_ray.copies"] in refused.out and "training.patience" in refused.out
     compared = gen_ray("compare", "--storage", tmp_path, "--uri", store.uri)
     assert f"{copied['eval/nearest_train_share']:.3f}" in compared.out and "copies" in compared.out, compared
-    assert gen_ray(*command, "--force").code == 0
+    result = gen_ray(*command, "--force")
+    assert result.code == 0 and f"rows: {copying_reason(copied)}; --force promotes it nevertheless" in result.err
     forced = champion(store, "rows")
     assert forced is not None and forced.tags["gen_ray.copies"] == copying_reason(copied)
+    assert release(store, "models:/rows@champion").copies == copying_reason(copied)
 
     # The same artifact without figures of its evaluation: they are measured, and recorded.
     artifact.write(tmp_path / "runs" / RUN / "artifact", replace(model, meta={**model.meta, "metrics": {}}))

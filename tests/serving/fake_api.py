@@ -157,11 +157,13 @@ class Model:
             "latent_dim": self.latent_dim,
             "metrics": METRICS,
             "limits": LIMITS,
+            "copies": COPIES if self.id == "tiles-sde" else None,
             "ready": True,
             "trouble": None,
         }
 
 
+COPIES = "it copies its training data: 0.612 ± 0.011 of its samples are nearer to training than to held-out rows"
 METRICS = {
     "eval/bits_per_dim": 2.314,
     "eval/bits_per_dim_nfe": 100.0,

@@ -358,7 +358,7 @@ def test_quality_selects_the_measured_sampler(folders: dict[str, Path]) -> None:
                 "balanced": SamplerChoice("ddim", 7),
                 "best": SamplerChoice("ancestral", 20),
             }
-            return Release(version="4", quality=choices, metric="eval/frechet_distance")
+            return Release(version="4", quality=choices, metric="eval/frechet_distance", copies="it copies its data")
 
     async def work() -> list[JobResult]:
         service = LocalModelService("toy", Promoted(folders["ddpm"]), device=CPU)
@@ -367,6 +367,7 @@ def test_quality_selects_the_measured_sampler(folders: dict[str, Path]) -> None:
         answers = [await service.run(job(quality=quality)) for quality in qualities]
         card = await service.card()
         assert card.default == {"sampler": "ddim", "steps": 7, "nfe": 7} and card.quality["best"]["nfe"] == 20
+        assert card_json(card)["copies"] == "it copies its data"
         await service.close()
         return answers
 

@@ -17,7 +17,7 @@ import * as urlState from "./url_state.js";
 
 const TABS = [rowTab, sampleTab, imputeTab, latentTab, scoreTab, compareTab];
 const TAB_OF_VERB = { impute: imputeTab, encode: latentTab, score: scoreTab };
-const ids = { model: "model", seed: "seed", seedButton: "random-seed", summary: "model-summary", error: "page-error", tabs: "tabs", main: "main" };
+const ids = { model: "model", seed: "seed", seedButton: "random-seed", summary: "model-summary", warning: "model-warning", error: "page-error", tabs: "tabs", main: "main" };
 const elements = Object.fromEntries(Object.entries(ids).map(([name, id]) => [name, document.getElementById(id)]));
 const canvasEditor = new CanvasEditor();
 let cards = [];
@@ -71,6 +71,7 @@ function setModel(id) {
   card = cards.find((other) => other.id === id);
   elements.model.value = id;
   elements.summary.textContent = modelSummary(card);
+  elements.warning.textContent = card.copies ? `Promoted with --force although ${card.copies}.` : "";
   elements.error.textContent = card.trouble ?? "";
   if (rendererFor(card).kind === "image") canvasEditor.setShape(card.data.shape);
   elements.tabs.replaceChildren(...TABS.filter(isSupported).map(tabButton));

@@ -48,6 +48,13 @@ def test_the_page_asks_for_a_required_key(open_page: OpenPage, server: FakeServe
     assert "a key is needed" in error_text(page)
 
 
+def test_a_model_that_copies_its_training_data_is_marked(open_page: OpenPage) -> None:
+    page, warning = open_page("model=tiles-sde"), "Promoted with --force although it copies its training data: 0.612"
+    expect(page.locator("#model-warning")).to_contain_text(warning)
+    page.get_by_label("Model", exact=True).select_option("digits-ddpm")
+    expect(page.locator("#model-warning")).to_be_hidden()
+
+
 def test_a_busy_server_is_retried_at_the_time_it_states(
     open_page: OpenPage, server: FakeServer, allowed_messages: list[str]
 ) -> None:
