@@ -32,7 +32,7 @@ def train(
     steps: Annotated[int, typer.Option(min=1, max=1_000_000, help="Optimizer steps per round.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Compare training through Ray with a bare PyTorch loop: same net, data in memory (images per second)."""
+    """Compare training through Ray with a bare PyTorch loop: same net, data in memory (examples per second)."""
     from gen_ray.bench.cluster.training import train_rates
     from gen_ray.experiment import load
 

@@ -37,16 +37,16 @@ def complete_examples(
             raise UserError(f"--{name}: needs a model of tables; {model.spec.name} holds {model.spec.kind}")
     target = Output.beside(out, options.data, "completed.parquet")
     terminal.one_of("--out must be a folder (DIR/), or end in", target.suffix, (".parquet",))
-    holes = None if mask is None else _holes(mask, model)
-    task = ExampleCompletions(k=draws.k, seed=draws.seed, imputer=draws.imputer, steps=draws.steps, holes=holes)
+    missing = None if mask is None else _missing(mask, model)
+    task = ExampleCompletions(k=draws.k, seed=draws.seed, imputer=draws.imputer, steps=draws.steps, missing=missing)
     model.family.impute(draws.imputer or next(iter(model.family.imputers())), draws.steps)  # raises early
     blocks = replace(inspect(options.data, model.spec, hole=hole if model.spec.is_text else ""), copies=draws.k)
-    if holes is None and not blocks.missing:
+    if missing is None and not blocks.missing:
         raise UserError(f"{options.data}: nothing is missing; store null for missing values, or give a --mask")
     FileJob("impute", model, task, blocks, {MAIN: target.path}, target.is_folder).run(options.workers)
 
 
-def _holes(mask: Path, model: "Model") -> "np.ndarray":
+def _missing(mask: Path, model: "Model") -> "np.ndarray":
     """Return a mask (*shape) that is True where values are missing."""
     from gen_ray.engine.inference.instances import read_missing
 

@@ -84,7 +84,7 @@ def impute(
         str | None,
         typer.Option(
             metavar="FILE|DIR/|URI",
-            help="A .png, or an .npz of samples, uncertainty, known and holes; with --data a .csv or .parquet, or a "
+            help="A .png, or an .npz of samples, uncertainty, known and missing; with --data a .csv or .parquet, or a "
             "folder of Parquet files: DIR/ or s3://bucket/prefix. An existing file is replaced.",
         ),
     ] = None,
@@ -117,11 +117,11 @@ def impute(
     if file is not None:
         terminal.one_of("--out must end in", file.suffix, PICTURES)
     k = k or 8
-    known, holes = _read(instance, loaded.spec)
+    known, missing = _read(instance, loaded.spec)
     truth = None if instance.truth is None else _one(instance.truth, loaded.spec)
-    made = complete(loaded, known, ~holes, k, imputer=imputer, steps=steps, seed=seed, device=instances.device())
+    made = complete(loaded, known, ~missing, k, imputer=imputer, steps=steps, seed=seed, device=instances.device())
     _show(made, known, truth, file)
-    typer.echo(f"{int(holes.sum())} of {holes.numel()} values filled in {k} times, seed {seed}, nfe {made.nfe}")
+    typer.echo(f"{int(missing.sum())} of {missing.numel()} values filled in {k} times, seed {seed}, nfe {made.nfe}")
     if unseen := int(made.unseen_known()[0]):
         typer.echo(
             f"{unseen} known positions follow a missing one: this imputer conditions on preceding positions only"
@@ -183,7 +183,7 @@ def _show(made: "Completions", known: "Tensor", truth: "Tensor | None", out: Pat
     if out.suffix == ".png":
         grids.write(out, picture(made, known, truth))
     else:
-        arrays = {"samples": made.samples[0], "uncertainty": made.uncertainty()[0], "holes": ~made.mask[0]}
+        arrays = {"samples": made.samples[0], "uncertainty": made.uncertainty()[0], "missing": ~made.mask[0]}
         grids.write_arrays(out, {**arrays, "known": known[0]})
     typer.echo(f"completions: {out}")
 

@@ -23,7 +23,7 @@ ModelName = Annotated[
 Rows = Annotated[
     int,
     typer.Option(
-        "-n", min=1, max=10_000_000, help="Number of rows of a source, chosen by a seed over the whole split."
+        "-n", min=1, max=10_000_000, help="Number of instances of a source, chosen by a seed over the whole split."
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of all random draws.")]
@@ -46,11 +46,7 @@ class InstanceOptions:
         list[Path] | None, typer.Argument(help="Pictures, .npz of stored values, or .txt for text models.")
     ] = None
     data: Annotated[
-        str | None,
-        typer.Option(
-            help="A source as in gen-ray prepare SOURCE. gen-ray score also takes files: a .csv or .parquet of rows; a "
-            ".parquet or a folder (DIR/) of images or texts. Default: the training data."
-        ),
+        str | None, typer.Option(help="A source as in gen-ray prepare SOURCE. Default: the training data.")
     ] = None
     root: Annotated[Path | None, typer.Option(help="Folder of that source's files.")] = None
     split: Annotated[str, typer.Option(help="Split of the source: train, validation or test.")] = "test"

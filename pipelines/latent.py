@@ -100,7 +100,7 @@ def reconstruct(
 def interpolate(
     model: ModelName,
     options: InstanceOptions,
-    n: Annotated[int, typer.Option("-n", min=2, max=10_000_000, help="Number of rows of a source.")] = 5,
+    n: Annotated[int, typer.Option("-n", min=2, max=10_000_000, help="Number of instances of a source.")] = 5,
     steps: Annotated[int, typer.Option(min=2, max=10_000, help="Images per interpolation, including both ends.")] = 9,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="The PNG file to write, one row per interpolation.")] = Path(

@@ -24,8 +24,8 @@ SOURCES = (
     "wine | breast_cancer | iris | diabetes, or the YAML file of an experiment: its section data"
 )
 OPTIONS = (
-    "KEY=VALUE of data.options: length, image_size, levels, shape, or for tables delimiter, missing, bins, target, "
-    "columns.NAME.type=category, …. May be repeated."
+    "KEY=VALUE of data.options: length, image_size, levels, shape, or for tables delimiter, encoding, missing, bins, "
+    "target, columns.NAME.type=category, …. May be repeated."
 )
 
 
@@ -45,7 +45,12 @@ def prepare(
     on_bad_row: Annotated[str, typer.Option(help="stop, or skip:K to set aside at most K bad rows.")] = "stop",
     option: Annotated[list[str] | None, typer.Option(help=OPTIONS)] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the type, codes and missing values of each column, and bad rows.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Write nothing: print the shape, or of a table the type, codes and missing values of each column, and "
+            "bad rows.",
+        ),
     ] = False,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:

@@ -72,7 +72,10 @@ class ComparisonOptions:
         float, typer.Option(min=0, max=1e9, help="Minimum improvement on the champion, in the metric's unit.")
     ] = 0.01
     force: Annotated[
-        bool, typer.Option("--force", help="Promote without comparing with the champion, and in spite of copies.")
+        bool,
+        typer.Option(
+            "--force", help="Promote without comparing with the champion, even a model that copies its training data."
+        ),
     ] = False
 
 

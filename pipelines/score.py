@@ -1,6 +1,7 @@
 """gen-ray score MODEL FILE…: the likelihood of instances under a model, in bits per dimension."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,10 +26,23 @@ REPEATS = 5
 """Default number of estimates."""
 
 
+@dataclass(frozen=True)
+class ScoredInstances(InstanceOptions):
+    """The instances to score: also those of files, whose scores are written to a file."""
+
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A file: a .csv or .parquet of rows; a .parquet or a folder (DIR/) of images or texts. Or a source as "
+            "in gen-ray prepare SOURCE. Default: the training data."
+        ),
+    ] = None
+
+
 @terminal.option_groups
 def score(
     model: ModelName,
-    options: InstanceOptions,
+    options: ScoredInstances,
     csv: CsvFormat,
     n: Rows = 200,
     effort: Annotated[
@@ -39,7 +53,7 @@ def score(
         typer.Option(
             min=2,
             max=10_000,
-            help="Number of independent estimates, for the standard error. Default: 5. Not of files of rows.",
+            help="Number of independent estimates, for the standard error. Default: 5. Not for files of --data.",
         ),
     ] = None,
     seed: Seed = 0,

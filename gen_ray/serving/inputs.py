@@ -176,7 +176,7 @@ def from_conditions(where: Mapping[str, Any], spec: DataSpec) -> GivenRows:
 def from_masked_text(text: str, hole: str, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens (1, L) and a mask (1, L), True where known, of a text with hole characters.
 
-    A text shorter than L is padded with holes.
+    A text shorter than L is padded with missing characters.
     """
     _check_text(spec, "text")
     tokens, missing = instances.parse_masked_text(text, spec, hole)

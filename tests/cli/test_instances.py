@@ -70,7 +70,7 @@ def test_completions_keep_known_pixels_and_report_their_spread(gen_ray: Run, ben
     assert (arrays["samples"][:, :, :4] == bench.stored[:, :4]).all() and (arrays["known"] == bench.stored).all()
     assert arrays["samples"].shape == (5, 1, 8, 8) and len(np.unique(arrays["samples"][:, :, 4:])) > 3
     assert (arrays["uncertainty"][:, :4] == 0).all() and (arrays["uncertainty"][:, 4:] > 0).all()
-    assert (arrays["holes"] == (arrays["uncertainty"] > 0)).all()
+    assert (arrays["missing"] == (arrays["uncertainty"] > 0)).all()
     again = gen_ray(*words, "--steps", 7, "--imputer", "gibbs", "--seed", 1)
     assert again.code == 0 and (np.load(out)["samples"] != arrays["samples"]).any()
 
@@ -394,7 +394,7 @@ def test_a_text_is_completed_and_scored(gen_ray: Run, speaker: Path) -> None:
     assert "the model's own" in result.out and not result.err
     spoken = result.out.split("completions: ")[0].strip("\n")
     assert spoken.startswith("to b") and np.load(out)["samples"].shape == (3, 12)
-    assert np.load(out)["uncertainty"].shape == (12,) and np.load(out)["holes"].sum() == 5
+    assert np.load(out)["uncertainty"].shape == (12,) and np.load(out)["missing"].sum() == 5
     assert ".npz" in gen_ray(*words, "--out", speaker / "c.png").fault
     (speaker / "two.txt").write_text("to be or notto be or not")
     (speaker / "long.txt").write_text("to be or notto be or not to be")

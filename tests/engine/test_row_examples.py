@@ -71,9 +71,9 @@ def test_a_mask_for_all_images_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for i in range(5):
         Image.fromarray(np.full((4, 4), 15 * i, np.uint8)).save(tmp_path / "a" / f"{i}.png")
-    holes = np.zeros((1, 4, 4), bool)
-    holes[:, 2:] = True
-    table = tables(output(model, ExampleCompletions(k=2, seed=0, holes=holes), inspect(tmp_path, model.spec)))
+    below = np.zeros((1, 4, 4), bool)
+    below[:, 2:] = True
+    table = tables(output(model, ExampleCompletions(k=2, seed=0, missing=below), inspect(tmp_path, model.spec)))
     assert table.column("name").to_pylist()[::2] == [f"a/{i}.png" for i in range(5)]
     made = to_numpy(table)
     assert (made[:, :, :2] == np.repeat(np.round(15 * np.arange(5) / 255 * 16), 2)[:, None, None, None]).all()

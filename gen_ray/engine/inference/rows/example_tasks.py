@@ -60,7 +60,7 @@ def summary(statistics: Iterable[Mapping[str, Any]]) -> list[str]:
 class ExampleCompletions:
     """The settings of completions of images or texts: k of each, which keep the known values.
 
-    ``holes`` (*shape), if given, is True where a value is missing in all examples. Completion j of example i is a
+    ``missing`` (*shape), if given, is True where a value is missing in all examples. Completion j of example i is a
     function of (seed, i·k + j).
     """
 
@@ -68,17 +68,17 @@ class ExampleCompletions:
     seed: int
     imputer: str | None = None
     steps: int | None = None
-    holes: np.ndarray | None = None
+    missing: np.ndarray | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """Return everything but the files that the output depends on."""
-        holes = None if self.holes is None else hashlib.sha256(self.holes.tobytes()).hexdigest()
-        return {"k": self.k, "seed": self.seed, "imputer": self.imputer, "steps": self.steps, "holes": holes}
+        missing = None if self.missing is None else hashlib.sha256(self.missing.tobytes()).hexdigest()
+        return {"k": self.k, "seed": self.seed, "imputer": self.imputer, "steps": self.steps, "missing": missing}
 
     def run(self, model: Model, device: torch.device, block: ExampleBlock) -> BlockResult:
         """Return the completions of a block, in long form. Examples without missing values occur once, unchanged."""
-        x = block.x if self.holes is None else np.where(self.holes, -1, block.x)
+        x = block.x if self.missing is None else np.where(self.missing, -1, block.x)
         incomplete = np.any((x < 0).reshape(len(x), -1), axis=1)
         places = np.repeat(np.arange(len(x)), np.where(incomplete, self.k, 1))
         first = np.searchsorted(places, np.arange(len(x)))
