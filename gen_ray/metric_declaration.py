@@ -32,6 +32,8 @@ class Metric:
     """Format of a figure on a progress line. Default: not shown there."""
     objective: bool = False
     """Whether a sweep can optimise the metric."""
+    in_any_coding: bool = False
+    """Whether figures of the same rows of a table may be ranked together where the intervals of numbers differ."""
     needs_features: bool = False
     """Whether the metric needs the features of images, which need labels of at least two classes."""
     needs_held_out: bool = False

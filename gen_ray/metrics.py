@@ -89,6 +89,7 @@ BITS_BEYOND_MARGINALS = Metric(
     title="beyond marginals",
     form="{:.3f}",
     objective=True,
+    in_any_coding=True,
     provenance={"values": MODELLED_VALUES, "rows": LIKELIHOOD_ROWS},
 )
 BITS_GAP = Metric(
@@ -176,6 +177,7 @@ SECONDS_PER_IMAGE = Metric(
     title="s/image",
     form="{:.2g}",
     objective=True,
+    in_any_coding=True,
 )
 TRAINING_LOSS = Metric(name="train/loss_nats", unit="nats per example", label="training loss", progress="loss {:.4g}")
 VALIDATION_LOSS = Metric(

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -29,6 +30,8 @@ class _SavedData:
     rows: dict[str, int]
     spec: DataSpec | None = None
     """None in files of earlier versions."""
+    others: tuple["_SavedData", ...] = ()
+    """Further data sets of a sweep."""
 
 
 _SAVED_DATA = TypeAdapter(_SavedData)
@@ -163,20 +166,28 @@ def _state_epochs(resumed: Resumed, settings: Experiment, experiment: Experiment
     resumed.tags[f"final.{EPOCHS}"] = str(now)
 
 
-def keep_data(home: Path, prepared: Prepared) -> None:
-    """Save the description of a run's or sweep's data in its folder."""
+def keep_data(home: Path, *prepared: Prepared) -> None:
+    """Save the description of a run's data, or of all data sets of a sweep, in its folder."""
+    first, *others = map(_described, prepared)
+    paths.write_atomic(home / DATA, json.dumps({**first, **({"others": others} if others else {})}, indent=1))
+
+
+def _described(prepared: Prepared) -> dict[str, Any]:
     spec = prepared.spec.model_dump(mode="json")
-    description = {"fingerprint": prepared.fingerprint, "source": prepared.source, "rows": prepared.rows, "spec": spec}
-    paths.write_atomic(home / DATA, json.dumps(description, indent=1))
+    return {"fingerprint": prepared.fingerprint, "source": prepared.source, "rows": prepared.rows, "spec": spec}
 
 
-def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> None:
-    """Raise UserError if the data differ from those of the folder, unless accept_data is True."""
+def check_data(resumed: Resumed, *prepared: Prepared, accept_data: bool) -> None:
+    """Raise UserError if the data differ from those of the folder, unless accept_data is True.
+
+    The data sets of a sweep are given in the order in which they were saved.
+    """
     file = resumed.home / DATA
     if not file.exists():  # a folder of an earlier version
         return
     try:
-        saved = _SAVED_DATA.validate_json(file.read_bytes())
+        first = _SAVED_DATA.validate_json(file.read_bytes())
+        pairs = list(zip((first, *first.others), prepared, strict=True))
     except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
         line = f"{file}: is damaged ({str(error).splitlines()[0]})"
         if not accept_data:
@@ -185,21 +196,27 @@ def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> No
             ) from None
         resumed.lines.append(f"{line}; the data are not compared")
         return
+    changes = [_checked_change(resumed.home, saved, now, accept_data=accept_data) for saved, now in pairs]
+    for change in filter(None, changes):
+        resumed.lines.append(f"{resumed.home.name}: goes on with other data: {change}")
+        before = resumed.tags.get("data.changed_on_resume")
+        resumed.tags["data.changed_on_resume"] = f"{before}; {change}" if before else change
+
+
+def _checked_change(home: Path, saved: _SavedData, prepared: Prepared, *, accept_data: bool) -> str:
+    """Return the change of a data set, or an empty text. Raise UserError if it is not accepted or does not fit."""
     if saved.fingerprint == prepared.fingerprint:
-        return
+        return ""
     change = f"{_about(saved.fingerprint, saved.rows)}, now {_about(prepared.fingerprint, prepared.rows)}"
     if not accept_data:
         raise UserError(
-            f"data.source={prepared.source} is not what {resumed.home.name} was trained on: it was {change}; "
+            f"data.source={prepared.source} is not what {home.name} was trained on: it was {change}; "
             f"restore the data, or continue with the new data by {argument('accept_data')}",
             field="resume",
         )
     if saved.spec and (fault := _other_kind(saved.spec, prepared.spec)):
-        raise UserError(
-            f"{fault}, so that the weights of {resumed.home.name} do not fit; train a new run", field="accept_data"
-        )
-    resumed.lines.append(f"{resumed.home.name}: goes on with other data: {change}")
-    resumed.tags["data.changed_on_resume"] = change
+        raise UserError(f"{fault}, so that the weights of {home.name} do not fit; train a new run", field="accept_data")
+    return change
 
 
 def _other_kind(before: DataSpec, now: DataSpec) -> str:

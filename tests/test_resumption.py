@@ -172,3 +172,21 @@ def test_a_damaged_record_of_the_data_is_named(
     with pytest.raises(UserError, match=rf"{file}: is damaged .*; argument `accept_data` continues") as caught:
         resumption.run(make(), data())
     assert "\n" not in str(caught.value)
+
+
+def test_all_data_sets_of_a_sweep_are_compared(tmp_path: Path) -> None:
+    sets = data("1" * 64), data("2" * 64)
+    resumption.keep_data(tmp_path, *sets)
+    resumption.check_data(resumption.Resumed(tmp_path), *sets, accept_data=False)
+    other, third = data("3" * 64, rows=12), data("4" * 64)
+    with pytest.raises(UserError, match=r"it was 222.* \(10 rows\), now 333"):
+        resumption.check_data(resumption.Resumed(tmp_path), sets[0], other, accept_data=False)
+    resumed = resumption.Resumed(tmp_path)
+    resumption.check_data(resumed, third, other, accept_data=True)
+    assert len(resumed.lines) == 2
+    assert [line[:12] for line in resumed.tags["data.changed_on_resume"].split("; ")] == ["1" * 12, "2" * 12]
+    wide = replace(other, spec=other.spec.model_copy(update={"levels": 18}))
+    with pytest.raises(UserError, match="levels of the data was 17, now it is 18"):
+        resumption.check_data(resumption.Resumed(tmp_path), sets[0], wide, accept_data=True)
+    with pytest.raises(UserError, match="is damaged"):
+        resumption.check_data(resumption.Resumed(tmp_path), sets[0], accept_data=False)

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,13 @@ from gen_ray.experiment import Experiment, flatten, parse
 from gen_ray.metrics import BITS_PER_DIM, VALIDATION_LOSS, objectives, sign
 from gen_ray.sweeps.axes import Point, SearchAxis, words
 from gen_ray.sweeps.corners import combinations, corners
+from gen_ray.sweeps.data_keys import DATA_KEYS, check_data_keys, decides_data
 from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable
 from gen_ray.sweeps.schedulers import AshaConfig, MedianConfig, NoPruning, PopulationConfig, Scheduler
 
 DURING = VALIDATION_LOSS.name
 """The only metric that is available during training, and so the only one for early stopping."""
-SEARCHED = ("family", "family.", "training.", "evaluation.", "data.batch_size")
+SEARCHED = ("family", "family.", "training.", "evaluation.", "data.batch_size", *DATA_KEYS)
 """The keys that can be searched; those with a dot at the end stand for all keys below."""
 CHANGING = tuple(
     f"training.{key}" for key in ("learning_rate", "betas", "weight_decay", "gradient_clip_norm", "ema_decay")
@@ -91,7 +92,8 @@ class SweepPlan:
         self._corners = corners(sweep.space)
         self.experiments = [self.experiment(point) for point in self._corners]
         _check_metric(sweep, self.experiments)
-        deciding = [self.experiment(point) for point in combinations(_reduced(sweep.space))]
+        deciding_keys = {key for keys in DECIDED_BY.values() for key in keys}
+        deciding = [self.experiment(point) for point in _reduced(sweep.space, deciding_keys)]
         check_rankable(sweep.metric, list(sweep.space), deciding)
         if isinstance(sweep.scheduler, AshaConfig | MedianConfig) and sweep.scheduler.grace_epochs > self.epochs:
             raise UserError(
@@ -125,6 +127,10 @@ class SweepPlan:
         """Return the points at the ends of all ranges and with all choices, or some of them in a large space."""
         return self._corners
 
+    def data_points(self) -> Iterator[Point]:
+        """Yield points with all combinations of the searched keys that decide the prepared data."""
+        return _reduced(self.sweep.space, filter(decides_data, self.sweep.space))
+
     def grid(self) -> list[Point]:
         """Return all points of a space of choices. Raise UserError for more than GRID points."""
         found = list(itertools.islice(combinations(list(self.sweep.space.items())), GRID + 1))
@@ -133,14 +139,14 @@ class SweepPlan:
         return found
 
 
-def _reduced(space: Mapping[str, SearchAxis]) -> list[tuple[str, SearchAxis]]:
-    """Return the axes of a space, each fixed at one end unless it decides which figures may be ranked together."""
-    deciding = {key for keys in DECIDED_BY.values() for key in keys}
+def _reduced(space: Mapping[str, SearchAxis], keys: Iterable[str]) -> Iterator[Point]:
+    """Yield the combinations of the ends of some keys and of the keys in their ``when``, all others at one end."""
+    deciding = set(keys)
     for key, axis in reversed(list(space.items())):
         if key in deciding:
             deciding.update(axis.when)
     ends = {key: SearchAxis(choice=[axis.ends[0]], when=axis.when) for key, axis in space.items()}
-    return [(key, axis if key in deciding else ends[key]) for key, axis in space.items()]
+    return combinations([(key, axis if key in deciding else ends[key]) for key, axis in space.items()])
 
 
 def load(file: Path, overrides: Iterable[str] = ()) -> SweepPlan:
@@ -201,7 +207,8 @@ def _without_root(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _check(sweep: SweepConfig) -> None:
     known: list[str] = []
     for key, axis in sweep.space.items():
-        if not any(key == one or (one.endswith(".") and key.startswith(one)) for one in SEARCHED):
+        searched = any(key == one or (one.endswith(".") and key.startswith(one)) for one in SEARCHED)
+        if not searched and not decides_data(key):
             raise UserError(f"space.{key}: cannot be searched; these can: {', '.join(SEARCHED)}")
         for other in axis.when:
             if other not in known:
@@ -209,6 +216,7 @@ def _check(sweep: SweepConfig) -> None:
                     f"space.{key}.when.{other}: must be a key declared earlier in space; {nearest(other, known)}"
                 )
         known.append(key)
+    check_data_keys(sweep)
     ranges = [key for key, axis in sweep.space.items() if axis.choice is None]
     if sweep.searcher.name == "grid" and ranges:
         raise UserError(f"space.{ranges[0]}: a grid needs a list of choices; ranges need searcher random or tpe")

@@ -243,7 +243,7 @@ def table(results: Iterable[TrialResult], keys: Iterable[str], metric: str) -> t
     keys = list(keys)
     header = [
         "trial",
-        *(key.removeprefix("family.").removeprefix("training.") for key in keys),
+        *(key.removeprefix("family.").removeprefix("training.").removeprefix("data.options.") for key in keys),
         metric,
         "state",
         "minutes",

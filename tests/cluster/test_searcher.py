@@ -2,11 +2,12 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from gen_ray.cluster.jobs.queue import NoQueue
+from gen_ray.cluster.sweeps.data import SweepData
 from gen_ray.cluster.sweeps.searcher import IMPOSSIBLE, StudySearcher
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.errors import UserError
@@ -28,7 +29,8 @@ def test_incompatible_settings_fail_only_their_own_trial(tmp_path: Path, monkeyp
 
     def ledger() -> StudySearcher:
         parent = cast(RunLogger, SimpleNamespace(run_id="together-1", tracker=None))
-        return StudySearcher(Study(found, tmp_path), parent, cast(Any, None), NoQueue(), None)
+        data = cast(SweepData, SimpleNamespace(of=lambda experiment: None))
+        return StudySearcher(Study(found, tmp_path), parent, data, NoQueue(), None)
 
     opened = list[str]()
     monkeypatch.setattr(SweepPlan, "experiment", experiment)

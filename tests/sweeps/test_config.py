@@ -267,6 +267,56 @@ def test_a_sweep_of_comparable_metrics_is_valid(tmp_path: Path, metric: str, spa
     assert load(written(tmp_path, metric=metric, space=space, searcher=searcher, trials=4)).first
 
 
+TABLE = {"name": "base", "family": "discrete", "data": {"source": "iris", "options": {"columns": {"target": {}}}}}
+BINS: dict[str, Any] = {"data.options.bins": {"choice": [8, 16]}}
+BEYOND = {"metric": "eval/bits_beyond_marginals"}
+USABLE = "use eval/bits_beyond_marginals or sample/seconds_per_image"
+NOT_OVER_BINS: list[tuple[dict[str, Any], str]] = [
+    ({}, rf"metric: eval/bits_per_dim is of other codes, .* for each value of data.options.bins; {USABLE}"),
+    ({"metric": "validation/loss_nats"}, rf"metric: validation/loss_nats is of other codes, .*; {USABLE}"),
+    *(
+        ({"metric": f"eval/{name}"}, rf"metric: eval/{name} is of .*values decoded from them, .*; {USABLE}")
+        for name in ("column_shape_error", "pair_trend_error", "detection_auc", "prediction_of_samples")
+    ),
+    (
+        {"metric": "validation/loss_nats", "scheduler": "asha"},
+        "scheduler.name=asha: compares trials by validation/loss_nats, which is of other codes .* use none",
+    ),
+    ({**PBT, "space": BINS}, "scheduler.name=pbt: compares trials by validation/loss_nats"),
+    (
+        {**BEYOND, "space": {"data.options.bins": {"randint": [8, 16]}}},
+        "space.data.options.bins: needs a choice, because the data of each value are prepared before",
+    ),
+    (
+        {**BEYOND, "space": {"data.options.hide_share": {"choice": [0, 0.1]}}},
+        r"space.data.options.hide_share: cannot be searched; .*data.options.bins, data.options.columns.NAME.bins",
+    ),
+    ({**BEYOND, "space": {"data.options.binsx": {"choice": [2]}}}, "cannot be searched"),
+    ({**BEYOND, "space": {"data.options.columns.a.b.bins": {"choice": [2]}}}, "cannot be searched"),
+    ({**BEYOND, "space": {"data.options.bins": {"choice": [8, 1]}}}, "bins=1: data.options.bins"),
+]
+
+
+@pytest.mark.parametrize(("keys", "expected"), NOT_OVER_BINS, ids=[expected for _, expected in NOT_OVER_BINS])
+def test_figures_of_different_codes_are_not_searched_for(tmp_path: Path, keys: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as fault:
+        load(written(tmp_path, TABLE, **{"space": BINS, **keys}))
+    assert "\n" not in str(fault.value)
+
+
+def test_intervals_of_a_table_and_of_a_column_are_searched(tmp_path: Path) -> None:
+    space = {
+        "family.net": {"choice": ["columns", "columns_transformer"]},
+        **BINS,
+        "data.options.columns.target.bins": {"choice": [4, 5], "when": {"data.options.bins": 16}},
+        "training.seed": {"choice": [0, 1, 2]},
+    }
+    plan = load(written(tmp_path, TABLE, **BEYOND, space=space))
+    found = [plan.experiment(point).data.options for point in plan.data_points()]
+    assert [(options.bins, options.of("target").bins) for options in found] == [(8, None), (16, 4), (16, 5)]
+    assert load(written(tmp_path, TABLE, metric="sample/seconds_per_image", space=BINS)).first.data.options.bins == 8
+
+
 def test_a_stored_plan_is_the_same_after_its_storage_moved(tmp_path: Path) -> None:
     """Also if the YAML names the storage; any other change, including the order of the space, makes another plan."""
     base = {"family": {"name": "vae"}, "name": "base", "storage": {"root": "old"}}

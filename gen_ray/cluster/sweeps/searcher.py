@@ -11,12 +11,12 @@ from ray.tune.search import Searcher
 
 from gen_ray import run_directory
 from gen_ray.cluster.jobs.queue import QueueSlot
+from gen_ray.cluster.sweeps.data import SweepData
 from gen_ray.cluster.sweeps.population import PopulationScheduler, exploit, population
 from gen_ray.cluster.sweeps.report import trial_run
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import params
 from gen_ray.cluster.training.train import OnProgress
-from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.axes import Point, label, words
@@ -32,11 +32,11 @@ class StudySearcher(Searcher):
     """Ray Tune's searcher of a study. It also records in MLflow how trials ended, as a stopped trial cannot do so."""
 
     def __init__(
-        self, study: Study, parent: RunLogger, prepared: Prepared, slot: QueueSlot, watch: OnProgress | None
+        self, study: Study, parent: RunLogger, data: SweepData, slot: QueueSlot, watch: OnProgress | None
     ) -> None:
         """Create a searcher without running trials; slot is the sweep's slot in the cluster's queue."""
         super().__init__()
-        self.study, self.parent, self.prepared, self.slot, self.watch = study, parent, prepared, slot, watch
+        self.study, self.parent, self.data, self.slot, self.watch = study, parent, data, slot, watch
         self.numbers: dict[str, int] = {}
         self.population: PopulationScheduler | None = None
         self.began = time.monotonic()
@@ -84,7 +84,7 @@ class StudySearcher(Searcher):
         experiment = self.study.plan.experiment(point)
         self.track(number).open(
             name=f"{number:03d} {words(point)}",
-            params=params(experiment, self.prepared),
+            params=params(experiment, self.data.of(experiment)),
             tags={SWEEP: self.parent.run_id, "gen_ray.trial": f"{number:03d}"},
             parent=self.parent.run_id,
         )

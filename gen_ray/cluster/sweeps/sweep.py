@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,10 +10,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from gen_ray import resumption, run_directory
-from gen_ray.cluster.data.blocks import cached
-from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.jobs.queue import queue_slot
-from gen_ray.cluster.jobs.waiting import awaited
 from gen_ray.cluster.nodes.connect import (
     available_resources,
     connected,
@@ -23,6 +19,7 @@ from gen_ray.cluster.nodes.connect import (
     ray_storage,
     terminable,
 )
+from gen_ray.cluster.sweeps.data import SweepData
 from gen_ray.cluster.sweeps.population import PopulationScheduler, first_copy_epoch
 from gen_ray.cluster.sweeps.report import DONE, PLAN, SweepOutcome, conclude, show
 from gen_ray.cluster.sweeps.schedulers import stopping
@@ -32,7 +29,6 @@ from gen_ray.cluster.tracking import logger_actor
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import recorded, wait_until_open
 from gen_ray.cluster.training.train import OnProgress, report_large_batch, report_unmeasured, written
-from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import EndedError, UserError, argument
 from gen_ray.experiment import Scaling, flatten
 from gen_ray.resumption import Resumed
@@ -65,9 +61,9 @@ def sweep(
     """
     first = plan.first
     store = Store.of_experiment(first)  # fails here if the address is wrong
-    prepared = prepare_data(first)
-    _check(plan, prepared)
-    resumed = _resumed(plan, prepared, accept_data=accept_data) if resume else None
+    data = SweepData.prepare(plan)
+    _check(plan, data)
+    resumed = _resumed(plan, data, accept_data=accept_data) if resume else None
     with ExitStack() as leases:  # released last, when no trial writes into its folder
         leases.enter_context(cleanup_on_error(*written(first.storage.root, SWEEPS)))
         if resumed:
@@ -79,27 +75,28 @@ def sweep(
             home = resumed.home if resumed else run_directory.create(plan.sweep.name, first.storage.root / SWEEPS)
             parent = RunLogger(logger_actor.start(store, first.storage.root), home.name)
             own = {SWEEP: home.name, "gen_ray.kind": "sweep", **(resumed.tags if resumed else {})}
-            parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags={**tags, **own})
+            parent.open(name=plan.sweep.name, params=_params(plan, data), tags={**tags, **own})
             wait_until_open(parent, home, is_new=resumed is None)
             with recorded(parent):
                 write_atomic(home / PLAN, config.dump(plan))
-                resumption.keep_data(home, prepared)
+                resumption.keep_data(home, *data.all)
                 if not resumed:
                     leases.enter_context(lease.acquire(home))
-                return _swept(plan, prepared, parent, home, each, cpus, watch)
+                return _swept(plan, data, parent, home, each, cpus, watch)
 
 
-def _check(plan: SweepPlan, prepared: Prepared) -> None:
-    """Log what the data do not allow. Raise UserError for a point whose model does not suit the data."""
-    report_unmeasured(prepared, needed=plan.sweep.metric)
-    report_large_batch(max(plan.experiments, key=lambda trial: trial.data.batch_size), prepared)
+def _check(plan: SweepPlan, data: SweepData) -> None:
+    """Log what the data do not allow. Raise UserError for a point whose model does not suit its data."""
+    report_unmeasured(data.first, needed=plan.sweep.metric)
+    report_large_batch(max(plan.experiments, key=lambda trial: trial.data.batch_size), data.first)
     for point in predetermined_points(plan) or plan.corners():
-        plan.experiment(point).model(prepared.spec)
+        experiment = plan.experiment(point)
+        experiment.model(data.of(experiment).spec)
 
 
 def _swept(
     plan: SweepPlan,
-    prepared: Prepared,
+    data: SweepData,
     parent: RunLogger,
     home: Path,
     each: Mapping[str, float],
@@ -111,9 +108,9 @@ def _swept(
     most = min(plan.sweep.concurrency or _room(each), study.trial_count)
     together = isinstance(plan.sweep.scheduler, schedulers.PopulationConfig)
     with queue_slot(home.name, first.scaling.priority, each, parent.tracker, most, together=together) as slot:
-        searcher = StudySearcher(study, parent, prepared, slot, watch)
+        searcher = StudySearcher(study, parent, data, slot, watch)
         searcher.reconcile()
-        task = Task(parent.tracker, prepared.folder, awaited(partial(cached, first, prepared)), cpus)
+        task = Task(parent.tracker, data.cached(first), cpus)
         try:
             _run(searcher, task, each, most, home)
         finally:
@@ -127,7 +124,7 @@ def _swept(
     return outcome
 
 
-def _resumed(plan: SweepPlan, prepared: Prepared, *, accept_data: bool) -> Resumed:
+def _resumed(plan: SweepPlan, data: SweepData, *, accept_data: bool) -> Resumed:
     """Return the newest unfinished sweep with this name and plan. Raise UserError if there is none."""
     below = plan.first.storage.root / SWEEPS
     homes = [home for home in run_directory.named(plan.sweep.name, below) if (home / PLAN).is_file()]
@@ -144,7 +141,7 @@ def _resumed(plan: SweepPlan, prepared: Prepared, *, accept_data: bool) -> Resum
         raise UserError(f"{home / PLAN} differs from the given sweep ({keys}); give the same sweep", field="resume")
     journal.check(home / RECORD)
     resumed = Resumed(home)
-    resumption.check_data(resumed, prepared, accept_data=accept_data)
+    resumption.check_data(resumed, *data.all, accept_data=accept_data)
     return resumed
 
 
@@ -196,14 +193,15 @@ def _run(searcher: StudySearcher, task: Task, each: Mapping[str, float], most: i
 def _population(searcher: StudySearcher, room: int) -> TrialScheduler:
     """Return a population's scheduler. The searcher asks it for capacity, because Ray Tune counts paused trials."""
     study, numbers = searcher.study, searcher.numbers
-    first = first_copy_epoch(study.plan, searcher.prepared, [searcher.home(trial.number) for trial in study.waiting])
+    first = first_copy_epoch(study.plan, searcher.data.first, [searcher.home(trial.number) for trial in study.waiting])
     searcher.population = PopulationScheduler(study.plan, numbers, searcher.copy, first=first, room=room)
     return searcher.population
 
 
-def _params(plan: SweepPlan, prepared: Prepared) -> dict[str, Any]:
+def _params(plan: SweepPlan, data: SweepData) -> dict[str, Any]:
     """Return a sweep's own settings and its axes as MLflow params."""
     own = flatten(plan.sweep.model_dump(mode="json", exclude={"space", "settings"}))
     axes = plan.sweep.model_dump(mode="json", exclude_none=True, exclude_defaults=True)["space"]
     space = {f"space.{key}": label(axis) for key, axis in axes.items()}
-    return {**dict(own), **space, "data.fingerprint": prepared.fingerprint[:12]}
+    fingerprints = ", ".join(prepared.fingerprint[:12] for prepared in data.all)
+    return {**dict(own), **space, "data.fingerprint": fingerprints}

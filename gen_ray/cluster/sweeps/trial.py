@@ -18,6 +18,7 @@ from gen_ray.cluster.data.blocks import in_memory
 from gen_ray.cluster.data.reading import Splits
 from gen_ray.cluster.evaluation.evaluate import evaluate, measure_checkpoint
 from gen_ray.cluster.nodes.device import reserved_device
+from gen_ray.cluster.sweeps.data import TrialData, data_key
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import record
 from gen_ray.cluster.training.session import RunSession
@@ -35,17 +36,20 @@ from gen_ray.sweeps.config import DURING
 RESULT, SAMPLES = "result.json", "samples.png"
 POLL_SECONDS, DRAIN_SECONDS = 0.5, 5.0
 _splits: dict[tuple[str, str], Tensor] = {}
-"""Splits (N, *shape) in this process's memory, shared by all trials that it trains."""
+"""Splits (N, *shape) of one data set in this process's memory, shared by all trials that it trains on this data set."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Settings that all trials of a sweep share."""
+    """Settings that all trials of a sweep share, and the data of each trial by its ``data_key``."""
 
     tracker: Any
-    prepared: Path
-    splits: Splits
+    data: Mapping[str, TrialData]
     cpus: int
+
+    def of(self, experiment: Experiment) -> TrialData:
+        """Return the data of a trial."""
+        return self.data[data_key(experiment)]
 
 
 class TrialSession(RunSession):
@@ -66,6 +70,8 @@ class TrialSession(RunSession):
             return None
         key = (self.prepared.fingerprint, split)
         if key not in _splits:
+            for other in [other for other in _splits if other[0] != self.prepared.fingerprint]:
+                del _splits[other]
             _splits[key] = in_memory(self.splits[split], self.prepared.rows[split], self.prepared.spec)
         return _splits[key]
 
@@ -88,7 +94,8 @@ def epoch(experiment: Experiment, prepared: Prepared, step: int) -> int:
 
 def trial(config: Mapping[str, Any], *, task: Task) -> None:
     """Train and evaluate one point. Errors are reported as results, because a retry would not fix them."""
-    experiment, prepared = parse(json.loads(config["experiment"])), Prepared.load(task.prepared)
+    experiment = parse(json.loads(config["experiment"]))
+    prepared = Prepared.load(task.of(experiment).folder)
     track = RunLogger(task.tracker, config["run_id"])
     home = run_directory.save(experiment, track.run_id)
     result = home / RESULT
@@ -153,7 +160,7 @@ def _train_here(
     experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, task: Task, until: int | None
 ) -> None:
     torch.set_num_threads(task.cpus)
-    with closing(TrialSession(experiment, prepared, track, home, task.splits)) as session:
+    with closing(TrialSession(experiment, prepared, track, home, task.of(experiment).splits)) as session:
         fit(experiment, experiment.model(prepared.spec), session, until_epoch=until)
 
 
@@ -163,8 +170,9 @@ def _train_on_workers(
     """Train on Ray Train's workers, and report every validation to Ray Tune."""
     from gen_ray.cluster.training.trainer import fit_with_retries
 
+    splits = task.of(experiment).splits
     with ThreadPoolExecutor(1) as aside:
-        fitting = aside.submit(fit_with_retries, experiment, prepared, track, splits=task.splits, until=until)
+        fitting = aside.submit(fit_with_retries, experiment, prepared, track, splits=splits, until=until)
         reported = None
         try:
             while not fitting.done():
