@@ -36,6 +36,8 @@ class Metric:
     """Whether figures of the same rows of a table may be ranked together where the intervals of numbers differ."""
     needs_features: bool = False
     """Whether the metric needs the features of images, which need labels of at least two classes."""
+    needs_table: bool = False
+    """Whether the metric is one of tables."""
     needs_held_out: bool = False
     """Whether the metric needs two rows of the split that samples are not compared with."""
     provenance: Mapping[str, ProvenancePart] = field(default_factory=dict)

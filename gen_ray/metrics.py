@@ -89,6 +89,7 @@ BITS_BEYOND_MARGINALS = Metric(
     title="beyond marginals",
     form="{:.3f}",
     objective=True,
+    needs_table=True,
     in_any_coding=True,
     provenance={"values": MODELLED_VALUES, "rows": LIKELIHOOD_ROWS},
 )
@@ -114,6 +115,7 @@ COLUMN_SHAPE_ERROR = Metric(
     title="shape %",
     form="{:.2f}",
     objective=True,
+    needs_table=True,
     provenance={
         "table_rows": ProvenancePart(attribute="evaluation.table_rows", keys=("evaluation.table_rows",)),
     },
@@ -125,6 +127,7 @@ PAIR_TREND_ERROR = Metric(
     title="trend %",
     form="{:.2f}",
     objective=True,
+    needs_table=True,
     provenance_of=COLUMN_SHAPE_ERROR.name,
 )
 DETECTION_AUC = Metric(
@@ -134,6 +137,7 @@ DETECTION_AUC = Metric(
     title="detection",
     form="{:.3f}",
     objective=True,
+    needs_table=True,
     provenance_of=COLUMN_SHAPE_ERROR.name,
 )
 DETECTION_FLOOR = Metric(
@@ -151,6 +155,7 @@ PREDICTION_OF_SAMPLES = Metric(
     title="prediction",
     form="{:.3f}",
     objective=True,
+    needs_table=True,
     provenance_of=COLUMN_SHAPE_ERROR.name,
 )
 PREDICTION_OF_REAL = Metric(
@@ -168,6 +173,7 @@ PREDICTION_GAP = Metric(
     label="prediction lost by training on samples",
     form="{:.3f}",
     objective=True,
+    needs_table=True,
     provenance_of=COLUMN_SHAPE_ERROR.name,
 )
 SECONDS_PER_IMAGE = Metric(

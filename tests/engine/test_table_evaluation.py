@@ -16,7 +16,7 @@ from gen_ray.engine.evaluation.independent_columns import independent_nats
 from gen_ray.engine.evaluation.provenance import comparison_key
 from gen_ray.engine.evaluation.quality_metrics import quality_metric
 from gen_ray.engine.evaluation.reference import ReferenceData
-from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
+from gen_ray.engine.evaluation.requirements import unmeasurable_metrics, unsuitable
 from gen_ray.engine.evaluation.table_evaluation import EvaluationRows, copy_figures, picture, table_figures
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
@@ -181,6 +181,19 @@ def test_few_rows_and_single_columns_are_reported_before_and_after() -> None:
     one = evaluate(untrained(single), replace(data, train=x, test=x), device=CPU)
     assert "a single column" in one.unmeasured[0] and "eval/pair_trend_error" not in one.metrics
     assert quality_metric(single, replace(data, train=x, test=x)) is None
+
+
+def test_metrics_of_other_kinds_of_data_and_of_a_missing_target_are_unsuitable() -> None:
+    spec, _, _ = reference()
+    image = DataSpec(name="faces", kind="image", shape=(1, 8, 8), levels=17)
+    for metric in (metric for metric in declared.METRICS if metric.objective):
+        assert (unsuitable(spec, metric.name) == "") == (not metric.needs_features)
+        assert (unsuitable(image, metric.name) == "") == (not metric.needs_table)
+    assert unsuitable(spec, "eval/recall") == "rows does not hold images"
+    assert unsuitable(image, "eval/bits_beyond_marginals") == "faces is not a table"
+    without = spec.model_copy(update={"target": None})
+    assert "data.options.target" in unsuitable(without, "eval/prediction_gap")
+    assert unsuitable(without, "eval/detection_auc") == unsuitable(without, "") == ""
 
 
 def test_the_picture_shows_at_most_thirty_columns() -> None:

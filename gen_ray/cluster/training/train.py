@@ -22,7 +22,7 @@ from gen_ray.cluster.tracking import logger_actor
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import params, record, recorded, wait_until_open
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
+from gen_ray.engine.evaluation.requirements import unmeasurable_metrics, unsuitable
 from gen_ray.engine.training import checkpoint_store
 from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Experiment
@@ -131,8 +131,8 @@ def _run(
 def report_unmeasured(prepared: Prepared, needed: str = "") -> None:
     """Warn about each metric that the data do not allow to measure. Raise UserError if needed is one of them."""
     missing = unmeasurable_metrics(prepared.spec, prepared.rows)
-    if needed in missing:
-        raise UserError(f"metric {needed}: cannot be measured; {missing[needed]}")
+    if reason := unsuitable(prepared.spec, needed) or missing.get(needed):
+        raise UserError(f"metric {needed}: cannot be measured; {reason}")
     for line in dict.fromkeys(missing.values()):
         logger.warning(line)
 

@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.metrics import BITS_PER_DIM, DETECTION_AUC, METRICS, PAIR_TREND_ERROR, standard_error_of
+from gen_ray.metrics import (
+    BITS_PER_DIM,
+    DETECTION_AUC,
+    METRICS,
+    PAIR_TREND_ERROR,
+    PREDICTION_GAP,
+    PREDICTION_OF_SAMPLES,
+    declared,
+    standard_error_of,
+)
 
 FOLDS = 5
 """Parts of the cross-validation of the detection AUC, which needs as many rows."""
@@ -34,6 +43,18 @@ def unmeasurable_metrics(
         line = f"{spec.name}: the {held_out} split has 1 row: Fréchet distance without floor"
         missing |= {metric.name: line for metric in METRICS if metric.needs_held_out}
     return missing
+
+
+def unsuitable(spec: DataSpec, metric: str) -> str:
+    """Return why a metric does not exist for this kind of data, "" if it does."""
+    about = declared(metric)
+    if about.needs_table and not spec.is_table:
+        return f"{spec.name} is not a table"
+    if about.needs_features and not spec.is_image:
+        return f"{spec.name} does not hold images"
+    if metric in (PREDICTION_OF_SAMPLES.name, PREDICTION_GAP.name) and spec.target is None:
+        return f"{spec.name} does not have a target; set data.options.target"
+    return ""
 
 
 def _of_table(spec: DataSpec, rows: Mapping[str, int]) -> dict[str, str]:
