@@ -43,6 +43,7 @@ TINY: dict[str, Any] = {
 }
 FIGURES = (
     "eval/bits_per_row",
+    "eval/bits_beyond_marginals",
     "eval/bits_gap",
     "eval/column_shape_error",
     "eval/pair_trend_error",

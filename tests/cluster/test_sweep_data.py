@@ -1,0 +1,74 @@
+"""The data sets that a sweep prepares before its first trial, without Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gen_ray.cluster.sweeps import data as module
+from gen_ray.cluster.sweeps.data import MOST, SweepData, data_key
+from gen_ray.errors import UserError
+from gen_ray.experiment import Experiment
+from gen_ray.sweeps.config import SweepPlan, load
+from gen_ray.sweeps.points import predetermined_points
+from tests.sweeps.test_config import written
+
+TABLE = {"name": "base", "family": "discrete", "data": {"source": "iris"}}
+BINS = {"data.options.bins": {"choice": [8, 16, 32]}}
+SEEDS = {"training.seed": {"choice": [0, 1, 2]}, "data.batch_size": {"choice": [32, 64]}}
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the intervals of the data that were prepared, which are replaced by their number."""
+    found = list[int]()
+
+    def prepare(experiment: Experiment) -> Any:
+        found.append(experiment.data.options.bins)
+        return found[-1]
+
+    monkeypatch.setattr(module, "prepare_data", prepare)
+    return found
+
+
+def plan(folder: Path, **keys: Any) -> SweepPlan:
+    return load(written(folder, TABLE, **{"metric": "eval/bits_beyond_marginals", "space": {**SEEDS, **BINS}, **keys}))
+
+
+def test_each_data_set_of_a_grid_is_prepared_once_and_trials_get_their_own(tmp_path: Path, prepared: list[int]) -> None:
+    found = plan(tmp_path)
+    data = SweepData.prepare(found)
+    assert prepared == [8, 16, 32] == list(data.all) and data.first == 8
+    for point in found.grid():
+        assert data.of(found.experiment(point)) == point["data.options.bins"]
+
+
+def test_only_the_data_of_known_points_are_prepared_else_those_of_all_combinations(
+    tmp_path: Path, prepared: list[int]
+) -> None:
+    random = plan(tmp_path, searcher={"name": "random"}, trials=2)
+    points = predetermined_points(random)
+    assert points is not None
+    SweepData.prepare(random)
+    assert prepared == list(dict.fromkeys(point["data.options.bins"] for point in points))
+    prepared.clear()
+    SweepData.prepare(plan(tmp_path, searcher={"name": "tpe"}, trials=2))
+    assert prepared == [8, 16, 32]
+
+
+def test_a_sweep_without_intervals_prepares_one_data_set(tmp_path: Path, prepared: list[int]) -> None:
+    data = SweepData.prepare(plan(tmp_path, space=SEEDS))
+    assert prepared == [128] == list(data.all)
+
+
+def test_the_settings_of_batches_do_not_need_other_data(tmp_path: Path) -> None:
+    found = plan(tmp_path)
+    keys = {data_key(found.experiment(point)) for point in found.grid()}
+    assert len(keys) == 3
+
+
+def test_a_sweep_does_not_prepare_very_many_data_sets(tmp_path: Path, prepared: list[int]) -> None:
+    space = {"data.options.bins": {"choice": list(range(2, MOST + 3))}}
+    with pytest.raises(UserError, match="space: more than 256 combinations of intervals"):
+        SweepData.prepare(plan(tmp_path, space=space))
+    assert prepared == []
