@@ -10,7 +10,7 @@ import typer
 from gen_ray.errors import listed
 from pipelines import instances, terminal
 from pipelines.csv_format import CsvFormat
-from pipelines.row_jobs import FileJob, Output, Workers, checked_output, is_folder, open_file
+from pipelines.row_jobs import FileJob, Output, Workers, is_folder, open_file
 
 if TYPE_CHECKING:
     from gen_ray.engine.inference.artifact import Model
@@ -74,7 +74,8 @@ def fill_file(model: "Model", options: ImputedFile, csv: CsvFormat, out: str | N
     if options.completions is not None:
         if target.is_folder:
             raise UserError(f"--completions: needs one file as --out, not the folder {out}")
-        outputs[COMPLETIONS] = checked_output(options.completions, options.data, name="completions")
+        outputs[COMPLETIONS] = options.completions
+        Output(options.completions, False).check(options.data, "completions")
         if options.completions.resolve() == target.path.resolve():
             raise UserError(f"--completions={target.path}: is the same file as --out; name another one")
     exact = chains.has_marginals(model, instances.device())

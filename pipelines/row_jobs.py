@@ -53,49 +53,42 @@ class Output:
         return ".parquet" if self.is_folder else self.path.suffix
 
     @classmethod
-    def parse(cls, out: str) -> "Output":
-        """Return the output of a path or URI. Raise UserError."""
+    def parse(cls, out: str, data: Path | None = None) -> "Output":
+        """Return the output of a path or URI, for a command on data. Raise UserError."""
         from gen_ray.storage.paths import resolve
 
         if is_folder(out):
-            return cls(resolve(out), True)
-        terminal.one_of("--out must be a folder (DIR/), or end in", Path(out).suffix, SUFFIXES)
-        return cls(checked_output(local(out)), False)
+            made = cls(resolve(out), True)
+        else:
+            terminal.one_of("--out must be a folder (DIR/), or end in", Path(out).suffix, SUFFIXES)
+            made = cls(local(out), False)
+        made.check(data)
+        return made
 
     @classmethod
     def beside(cls, out: str | None, data: Path, default: str) -> "Output":
-        """Return the output of a command on data, by default a file beside it. Raise UserError for data itself."""
+        """Return the output of a command on data, by default a file beside it. Raise UserError."""
         from gen_ray.tabular.text_streams import COMPRESSIONS
 
         stem = data.name.removesuffix(data.suffix) if data.suffix in COMPRESSIONS else data.name
-        made = cls.parse(out or str(data.with_name(f"{stem if data.is_dir() else Path(stem).stem}-{default}")))
-        if not is_remote(made.path):
-            _check_input(made.path, data)
-        return made
+        return cls.parse(out or str(data.with_name(f"{stem if data.is_dir() else Path(stem).stem}-{default}")), data)
+
+    def check(self, data: Path | None, name: str = "out") -> None:
+        """Raise UserError if it is the input, or a file that the result could not replace: a folder, pipe or device."""
+        from gen_ray.errors import UserError
+
+        if is_remote(self.path):
+            return
+        if data is not None and self.path.resolve() == data.resolve():
+            raise UserError(f"--{name}={self.path}: is the input itself; name another file or folder")
+        if not self.is_folder and self.path.exists() and not self.path.is_file():
+            fault = "is not a regular file, which the result could replace; name another one"
+            raise UserError(f"--{name}={self.path}: {fault}")
 
 
 def is_folder(out: str) -> bool:
     """Return whether an output is a folder or a prefix on an object store, not a file."""
     return "://" in out or out.endswith("/") or (Path(out).is_dir() and Path(out).suffix not in SUFFIXES)
-
-
-def checked_output(out: Path, data: Path | None = None, name: str = "out") -> Path:
-    """Return the file to write. Raise UserError if it is the input, or a folder, a pipe or a device."""
-    from gen_ray.errors import UserError
-
-    if data is not None:
-        _check_input(out, data, name)
-    if out.exists() and not out.is_file():
-        raise UserError(f"--{name}={out}: is not a regular file, which the result could replace; name another one")
-    return out
-
-
-def _check_input(out: Path, data: Path, name: str = "out") -> None:
-    """Raise UserError if an output is the input."""
-    from gen_ray.errors import UserError
-
-    if out.resolve() == data.resolve():
-        raise UserError(f"--{name}={out}: is the input itself; name another file or folder")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,10 @@ from pipelines.row_files import ScoredFile, Workers, score_file
 from pipelines.row_jobs import is_folder
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gen_ray.dataspec import DataSpec
+    from gen_ray.engine.inference.artifact import Model
     from gen_ray.engine.inference.score import InstanceScores
 
 SOURCES = ("csv:", "parquet:")
@@ -39,15 +42,13 @@ class ScoredInstances(InstanceOptions):
     ] = None
 
 
-@terminal.option_groups
-def score(
-    model: ModelName,
-    options: ScoredInstances,
-    csv: CsvFormat,
-    n: Rows = 200,
+@dataclass(frozen=True)
+class EstimateOptions:
+    """How the bits are estimated."""
+
     effort: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Draws per estimate. Default: that of the evaluation.")
-    ] = None,
+    ] = None
     repeats: Annotated[
         int | None,
         typer.Option(
@@ -55,9 +56,16 @@ def score(
             max=10_000,
             help="Number of independent estimates, for the standard error. Default: 5. Not for files of --data.",
         ),
-    ] = None,
-    seed: Seed = 0,
-    rows: Annotated[int, typer.Option(min=0, max=10_000_000, help="Maximum number of instances to show.")] = 20,
+    ] = None
+    seed: Seed = 0
+    workers: Workers = None
+
+
+@dataclass(frozen=True)
+class ScoreOutput:
+    """The number of instances to show, and the file to write."""
+
+    rows: Annotated[int, typer.Option(min=0, max=10_000_000, help="Maximum number of instances to show.")] = 20
     out: Annotated[
         str | None,
         typer.Option(
@@ -65,40 +73,58 @@ def score(
             help="Write all scores to this .npz; those of a file of rows, images or texts to a .csv or .parquet, or to "
             "a folder of Parquet files: DIR/ or s3://bucket/prefix. An existing file is replaced.",
         ),
-    ] = None,
-    workers: Workers = None,
+    ] = None
+
+
+@terminal.option_groups
+def score(
+    model: ModelName,
+    options: ScoredInstances,
+    csv: CsvFormat,
+    estimate: EstimateOptions,
+    output: ScoreOutput,
+    n: Rows = 200,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Print bits per dimension of instances with kind and standard error, and their mean; for tables bits of each cell.
 
     With --data FILE or DIR/: write the bits of each row and cell of a file of rows, or of all images or texts of files.
     """
+    out, data = output.out, options.data
     if out is not None and not is_folder(out):
         terminal.one_of("--out must end in", Path(out).suffix, (".npz", ".csv", ".parquet"))
-    loaded, data = instances.load(model, storage), options.data
+    loaded = instances.load(model, storage)
     csv.check_table(loaded.spec)
     if data is not None and _is_file(data, loaded.spec):
-        _check_no_repeats(repeats, loaded.spec)
-        file = ScoredFile(effort, seed, out, workers, csv)
+        _check_no_repeats(estimate.repeats, loaded.spec)
+        file = ScoredFile(estimate.effort, estimate.seed, out, estimate.workers, csv)
         if loaded.spec.is_table:
             score_file(loaded, local(data), file)
         else:
             score_examples(loaded, local(data), file, resize=options.resize)
         return
     csv.check_unused("without a CSV file as --data")
-    arrays = None if out is None else local(out)
-    if arrays is not None:
-        terminal.one_of("--out must end in", arrays.suffix, (".npz",))
+    if out is not None:
+        terminal.one_of("--out must end in", local(out).suffix, (".npz",))
+    x, names = instances.gather(loaded, options, n, storage)
+    scores = _scores(loaded, x, estimate)
+    _show(scores, names, model, output.rows)
+    if out is not None:
+        _write(scores, local(out))
+
+
+def _scores(model: "Model", x: "Tensor", estimate: EstimateOptions) -> "InstanceScores":
     from gen_ray.engine.inference.score import score as measure
 
-    x, names = instances.gather(loaded, options, n, storage)
-    scores = measure(loaded, x, effort=effort, repeats=repeats or REPEATS, seed=seed, device=instances.device())
-    _show(scores, names, model, rows)
-    if arrays is not None:
-        from gen_ray.engine.plots import grids
+    repeats, device = estimate.repeats or REPEATS, instances.device()
+    return measure(model, x, effort=estimate.effort, repeats=repeats, seed=estimate.seed, device=device)
 
-        grids.write_arrays(arrays, {"bits_per_dim": scores.bits_per_dim, "standard_error": scores.standard_error})
-        typer.echo(f"scores: {arrays}")
+
+def _write(scores: "InstanceScores", out: Path) -> None:
+    from gen_ray.engine.plots import grids
+
+    grids.write_arrays(out, {"bits_per_dim": scores.bits_per_dim, "standard_error": scores.standard_error})
+    typer.echo(f"scores: {out}")
 
 
 def _is_file(data: str, spec: "DataSpec") -> bool:
