@@ -108,7 +108,12 @@ class SamplingBody(RequestBody):
     sampler: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:=,+-]{1,64}$", description="NAME:option=value")
     steps: int | None = Field(default=None, ge=1, le=100_000)
     stream: bool = Field(default=False, description="Server-sent events: preview, result, error.")
-    previews: int | None = Field(default=None, ge=0, le=50, description="Number of previews of a stream. Default: 10.")
+    previews: int | None = Field(
+        default=None,
+        ge=0,
+        le=50,
+        description="Number of previews of a stream. Default: 10. Rows under conditions with several values have none.",
+    )
 
     @model_validator(mode="after")
     def _each_has_an_effect(self) -> Self:
