@@ -1,6 +1,5 @@
 """The reader of CSV files: their delimiter, encoding and header, and their cells as texts."""
 
-import codecs
 import csv
 import io
 from collections import Counter
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from gen_ray.errors import UserError, argument, short
-from gen_ray.tabular.text_streams import END, check_text, opened, translated, with_end
+from gen_ray.tabular.text_streams import END, check_text, opened, text_codec, translated, with_end
 
 DELIMITERS = (",", ";", "\t", "|")
 MARKS = (
@@ -98,7 +97,7 @@ class CsvFile:
             self.encoding = self.options.encoding or next(
                 (name for mark, name in MARKS if sample.startswith(mark)), "utf-8"
             )
-            text = codecs.getincrementaldecoder(self.encoding)().decode(sample, whole).removeprefix("\ufeff")
+            text = text_codec(self.encoding).incrementaldecoder().decode(sample, whole).removeprefix("\ufeff")
         self.delimiter = self.options.delimiter or detect_delimiter(text, whole=whole)
         rows = _complete_rows(text, self.delimiter, whole=whole)
         if not any(cell.strip() for cell in rows[0]) if rows else not text.strip():

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from gen_ray.configuration.base import Config
 from gen_ray.errors import UserError, nearest
 from gen_ray.tabular.columns import MARKERS
+from gen_ray.tabular.text_streams import END
 
 ColumnType = Literal["number", "integer", "boolean", "datetime", "category"]
 Markers = Annotated[tuple[str, ...], BeforeValidator(lambda raw: _as_texts(raw))]
@@ -39,8 +40,8 @@ class ColumnOptions(Config):
 def parse_delimiter(value: str) -> str:
     """Return a delimiter, which is one ASCII character, or tab for the tabulator. Raise ValueError."""
     value = "\t" if value == "tab" else value
-    if value in ('"', "\n", "\r") or len(value.encode()) != 1:
-        raise ValueError("must be tab or one ASCII character, not a quotation mark or line end")
+    if value in ('"', "\n", "\r", "\0", *END) or len(value.encode()) != 1:
+        raise ValueError("must be tab or one ASCII character, not a quotation mark, line end or end of a text")
     return value
 
 

@@ -1,5 +1,6 @@
 """Streams of the text of files: decompressed, in UTF-8, and with a last row that shows that the file was read whole."""
 
+import codecs
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,11 @@ SIGNATURES = {
     b"PAR1": "is a Parquet file; rename it to end in .parquet",
 }
 """First bytes of files that are not text, and the remedies."""
-END = "\x04 end of the file"
-"""The first cell of the row after the last one. If it does not arrive, a quotation mark before it is not closed."""
+END = "\x04\x1a\x04"
+"""The first cell of the row after the last one. If it does not arrive, a quotation mark before it is not closed.
+
+It consists of control characters, because any other character may be the delimiter.
+"""
 
 
 def opened(path: Path) -> pa.NativeFile:
@@ -25,6 +29,16 @@ def opened(path: Path) -> pa.NativeFile:
     stream = pa.OSFile(str(path)) if type(path) is type(Path()) else pa.PythonFile(path.open("rb"))
     compression = COMPRESSIONS.get(path.suffix.lower())
     return pa.CompressedInputStream(stream, compression) if compression else stream
+
+
+def text_codec(encoding: str) -> codecs.CodecInfo:
+    """Return an encoding of texts. Raise LookupError if it is unknown, or of bytes or texts only, such as base64."""
+    if "\0" in encoding:
+        raise LookupError("an encoding's name has a NUL character")
+    found = codecs.lookup(encoding)
+    if not found._is_text_encoding:  # as str.encode does
+        raise LookupError(f"{encoding} is not an encoding of texts")
+    return found
 
 
 def with_end(stream: pa.NativeFile, encoding: str, delimiter: str, columns: int) -> pa.NativeFile:

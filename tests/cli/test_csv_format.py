@@ -60,6 +60,8 @@ def test_a_file_is_read_like_the_training_data_unless_it_is_evidently_different(
         "ascii.csv": b"note:kind:amount\ncafe:a:\n",
         "utf8.csv": "note,kind,amount\ncafé,a,\n".encode(),
         "mixed.csv": "note:kind:amount\ncafé:a:\n".encode(),
+        "marked.csv": "note:kind:amount\ncafé:a:\n".encode("utf-16"),
+        "marked-too.csv": "note:kind:amount\ncafé:a:\n".encode("utf-8-sig"),
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
@@ -69,7 +71,9 @@ def test_a_file_is_read_like_the_training_data_unless_it_is_evidently_different(
         assert after.startswith("cafe:a:" if name == "ascii.csv" else "café:a:"), name
     samples = tmp_path / "samples.csv"
     assert gen_ray("sample", model, "-n", 5, "--out", samples).code == 0
-    assert gen_ray("score", model, "--data", samples).code == 0, "a file of gen-ray itself needs no options"
+    for options in ({"delimiter": ":", "encoding": "latin-1"}, {"encoding": "utf-16"}, {"encoding": "utf-16-le"}):
+        model = write_model(tmp_path / str(len(options["encoding"])), **options)
+        assert gen_ray("score", model, "--data", samples).code == 0, "a file of gen-ray itself needs no options"
 
 
 def test_options_without_effect_are_one_line(gen_ray: Run, folder: Path, tmp_path: Path) -> None:

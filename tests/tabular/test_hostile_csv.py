@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gen_ray.errors import UserError
 from gen_ray.tabular.delimited import CsvFile, CsvOptions, RaggedRow, Rows
+from gen_ray.tabular.options import parse_delimiter
 
 CELLS = st.text(st.sampled_from("ab\",;\n\r \t'é\u2028"), max_size=6)
 TABLES = st.integers(1, 3).flatmap(
@@ -102,3 +103,26 @@ def test_rows_of_another_length_are_numbered_after_blank_lines(tmp_path):
     found = list(CsvFile(path).rows())
     assert [part.row for part in found if isinstance(part, RaggedRow)] == [1, 3]
     assert [part.numbers.tolist() for part in found if isinstance(part, Rows)] == [[0, 2]]
+
+
+@pytest.mark.parametrize("delimiter", [chr(i) for i in range(128)])
+def test_every_delimiter_that_is_allowed_separates_cells(tmp_path: Path, delimiter: str) -> None:
+    """Space is one of them, and control characters are, which old databases write."""
+    try:
+        parse_delimiter(delimiter)
+    except ValueError:
+        assert delimiter in '"\n\r\0\x04\x1a'
+        return
+    path = tmp_path / "rows.csv"
+    path.write_text(f"é{delimiter}ö\nü{delimiter}\n", encoding="utf-8")
+    [rows] = CsvFile(path, CsvOptions(delimiter=delimiter)).rows()
+    assert isinstance(rows, Rows) and rows.cells.to_pylist() == [{"é": "ü", "ö": ""}]
+
+
+@pytest.mark.parametrize("encoding", ["base64", "hex", "rot13", "zlib", "latin-0", "a\0b"])
+def test_an_encoding_of_other_things_than_texts_is_one_line(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"encoding.*give one of Python's encodings") as caught:
+        CsvFile(path, CsvOptions(encoding=encoding))
+    assert "\0" not in str(caught.value)
