@@ -1,5 +1,6 @@
 """The axes of a search space: the values of a key, the condition under which it is active, and values as texts."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,9 @@ def short_label(value: Any) -> str:
 
 
 def words(point: Point) -> str:
-    """Return a point as text, with the last parts of its keys."""
+    """Return a point as text, with the last parts of its keys, and where these are the same with the one before."""
+    last = Counter(key.rsplit(".", 1)[-1] for key in point)
+    parts = {key: 1 if last[key.rsplit(".", 1)[-1]] == 1 else 2 for key in point}
     shown = (f"{value:.4g}" if isinstance(value, float) else short_label(value) for value in point.values())
-    return ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in zip(point, shown, strict=True))
+    names = (".".join(key.split(".")[-parts[key] :]) for key in point)
+    return ", ".join(f"{name}={value}" for name, value in zip(names, shown, strict=True))

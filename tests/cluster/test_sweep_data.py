@@ -1,13 +1,15 @@
 """The data sets that a sweep prepares before its first trial, without Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gen_ray.cluster.sweeps import data as module
 from gen_ray.cluster.sweeps.data import MOST, SweepData, data_key
-from gen_ray.errors import UserError
+from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.config import SweepPlan, load
 from gen_ray.sweeps.points import predetermined_points
@@ -18,13 +20,19 @@ BINS = {"data.options.bins": {"choice": [8, 16, 32]}}
 SEEDS = {"training.seed": {"choice": [0, 1, 2]}, "data.batch_size": {"choice": [32, 64]}}
 
 
+class Intervals(int):
+    """A number of intervals in place of the data that have them."""
+
+    source_fingerprint = "rows"
+
+
 @pytest.fixture
 def prepared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the intervals of the data that were prepared, which are replaced by their number."""
     found = list[int]()
 
     def prepare(experiment: Experiment) -> Any:
-        found.append(experiment.data.options.bins)
+        found.append(Intervals(experiment.data.options.bins))
         return found[-1]
 
     monkeypatch.setattr(module, "prepare_data", prepare)
@@ -72,3 +80,36 @@ def test_a_sweep_does_not_prepare_very_many_data_sets(tmp_path: Path, prepared: 
     with pytest.raises(UserError, match="space: more than 256 combinations of intervals"):
         SweepData.prepare(plan(tmp_path, space=space))
     assert prepared == []
+
+
+def write_rows(folder: Path, seed: int) -> None:
+    numbers = np.random.default_rng(seed).normal(size=(200 + seed, 2))
+    np.savetxt(folder / "rows.csv", numbers, delimiter=",", header="a,b", comments="")
+
+
+def file_plan(folder: Path) -> SweepPlan:
+    base = {**TABLE, "data": {"source": "csv:rows.csv", "root": str(folder)}, "storage": {"root": str(folder / "runs")}}
+    return load(written(folder, base, metric="eval/bits_beyond_marginals", space=BINS))
+
+
+def test_a_source_that_changes_between_two_preparations_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path, 0)
+    real, found = module.prepare_data, list[Any]()
+
+    def prepare(experiment: Experiment) -> Any:
+        found.append(real(experiment))
+        if len(found) == 2:
+            write_rows(tmp_path, 1)
+        return found[-1]
+
+    with monkeypatch.context() as changed:
+        changed.setattr(module, "prepare_data", prepare)
+        with pytest.raises(RunError, match=r"csv:rows.csv: was changed while the sweep prepared its data; repeat"):
+            SweepData.prepare(file_plan(tmp_path))
+    data = SweepData.prepare(file_plan(tmp_path))
+    assert {sum(one.rows.values()) for one in data.all} == {201}
+    monkeypatch.setattr(module, "prepare_data", lambda experiment: replace(found[0], source_fingerprint=""))
+    with pytest.raises(RunError, match=f"{found[0].folder}: was prepared by an earlier version; remove this folder"):
+        SweepData.prepare(file_plan(tmp_path))

@@ -60,6 +60,11 @@ def test_a_conditional_key_occurs_only_with_the_key_it_depends_on(tmp_path: Path
     ]
 
 
+def test_keys_with_the_same_last_part_are_distinguished() -> None:
+    point = {"data.options.bins": 8, "data.options.columns.age.bins": 4, "training.seed": 1}
+    assert words(point) == "options.bins=8, age.bins=4, seed=1"
+
+
 FAMILIES = [
     {"name": "vae", "net": "mlp"},
     {"name": "vae", "net": {"name": "mlp", "hidden": [64, 64]}, "latent_dim": 7},

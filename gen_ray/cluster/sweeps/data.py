@@ -12,7 +12,7 @@ from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.data.reading import Splits
 from gen_ray.cluster.jobs.waiting import awaited
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.errors import UserError
+from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.axes import Point
 from gen_ray.sweeps.config import SweepPlan
@@ -41,11 +41,15 @@ class SweepData:
 
     @classmethod
     def prepare(cls, plan: SweepPlan) -> Self:
-        """Prepare the data of all trials that have not been prepared before. Raise UserError."""
+        """Prepare the data of all trials that have not been prepared before.
+
+        Raise UserError, and RunError if the source was changed between two preparations.
+        """
         sets = dict[str, Prepared]()
         for point in _points(plan):
             experiment = plan.experiment(point)
             sets[data_key(experiment)] = prepare_data(experiment)
+        _check_same_rows(list(sets.values()))
         return cls(sets)
 
     @property
@@ -71,6 +75,17 @@ class SweepData:
             key: TrialData(prepared.folder, awaited(partial(cached, experiment, prepared)))
             for key, prepared in self.sets.items()
         }
+
+
+def _check_same_rows(prepared: Sequence[Prepared]) -> None:
+    """Raise RunError unless several data sets are known to have the same rows: other trials would not be comparable."""
+    if len(prepared) < 2:
+        return
+    for one in prepared:
+        if not one.source_fingerprint:
+            raise RunError(f"{one.folder}: was prepared by an earlier version; remove this folder and repeat the sweep")
+        if one.source_fingerprint != prepared[0].source_fingerprint:
+            raise RunError(f"data.source={one.source}: was changed while the sweep prepared its data; repeat the sweep")
 
 
 def data_key(experiment: Experiment) -> str:
