@@ -2,7 +2,7 @@
 
 const threeDigits = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const plain = new Intl.NumberFormat("en");
-const MOST_DIGITS = 6; // significant digits of a number in a row, more only before the decimal point
+const MOST_DIGITS = 6; // significant digits of a number without an interval, more only before the decimal point
 const EXACT_DIGITS = 17; // those of a double
 
 /** Format a measured number with three significant digits, and with an exponent only if it has very many zeros. */
@@ -29,9 +29,8 @@ const exponentOf = (value) => (value === 0 ? -Infinity : Number(value.toExponent
  */
 function plainNumber(value, [low, high]) {
   const [first, width] = [exponentOf(value), high - low];
-  const most = Math.min(Math.max(MOST_DIGITS, first + 1), EXACT_DIGITS);
-  const justified = width > 0 && width < Infinity ? Math.max(2, first - exponentOf(width) + 2) : most;
-  return String(Number(value.toPrecision(Math.min(most, justified))));
+  const justified = width > 0 && width < Infinity ? Math.max(2, first - exponentOf(width) + 2) : Math.max(MOST_DIGITS, first + 1);
+  return String(Number(value.toPrecision(Math.min(justified, EXACT_DIGITS))));
 }
 
 /** Return a value of a table's column as a short text; · for a missing or undecided one. interval: see plainNumber. */
