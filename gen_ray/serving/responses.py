@@ -179,6 +179,7 @@ def _csv(result: ResultView) -> bytes:
 def _headers(result: ResultView) -> Mapping[str, str]:
     facts = result.facts()
     seconds = facts.pop("seconds")
+    facts["notes"] = tables.notes_for_header(facts["notes"])
     flat = {**facts, "queued_seconds": seconds["queued"], "computed_seconds": seconds["computed"]}
     del flat["request_id"]  # every response has it as X-Request-ID
     return {f"X-GenRay-{name.replace('_', '-').title()}": _ascii(value) for name, value in flat.items()}

@@ -1,5 +1,6 @@
 """Tables of data in responses: the description of columns, rows as JSON objects or CSV, and the bits of cells."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from gen_ray.tabular.columns import CategoryColumn, Column, DatetimeColumn, Orde
 LISTED = 1000
 """Maximum number of categories that the description of a column lists, the most frequent ones."""
 DELIMITER = ","
+MOST_NOTED_BYTES = 2048
+"""Maximum bytes of the unknown categories in a header; clients and proxies refuse headers of more than 4 to 64 KB."""
 
 
 def describe(spec: DataSpec) -> dict[str, Any]:
@@ -141,3 +144,16 @@ def notes(given: GivenRows | None) -> dict[str, Any]:
     names = [name[:LONGEST_LISTED] for name in given.unused]
     unused = {"unused_columns": listed(names, 5)} if names else {}
     return {**({"treated_as_other": dict(given.unknown)} if given.unknown else {}), **unused}
+
+
+def notes_for_header(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return notes that fit into a header: unknown categories of the first columns, and the number of the others."""
+    kept, size, unknown = dict[str, Any](), 0, notes.get("treated_as_other", {})
+    for name, texts in unknown.items():
+        size += len(json.dumps({name: texts}))
+        if size > MOST_NOTED_BYTES:
+            break
+        kept[name] = texts
+    if len(kept) == len(unknown):
+        return dict(notes)
+    return {**notes, "treated_as_other": kept, "columns_left_out": len(unknown) - len(kept)}

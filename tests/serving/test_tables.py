@@ -329,6 +329,15 @@ def test_further_columns_of_csv_are_passed_through(http: TestClient) -> None:
     assert made["id"] == "7" and set(made) == {"id", "number", "truth", "letter"}
 
 
+def test_the_notes_of_many_columns_fit_into_a_header() -> None:
+    unknown = {f"column {i}": ["é" * 64] * 5 for i in range(3000)}
+    notes = tables.notes_for_header({"treated_as_other": unknown, "kind": "exact"})
+    assert len(json.dumps(notes)) < 4096 and notes["kind"] == "exact"
+    assert notes["treated_as_other"] == {"column 0": unknown["column 0"]} and notes["columns_left_out"] == 2999
+    few = {"treated_as_other": {"letter": ["z"]}}
+    assert tables.notes_for_header(few) == few and tables.notes_for_header({}) == {}
+
+
 def test_a_stream_shows_cells_as_they_are_decided(http: TestClient) -> None:
     body = {"n": 2, "seed": 1, "stream": True, "previews": 3, "where": {"letter": "a"}}
     text = http.post("/v1/models/random_order/sample", json=body).text
