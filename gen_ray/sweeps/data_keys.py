@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
 DATA_KEYS = ("data.options.bins", "data.options.columns.NAME.bins")
 """The keys, as messages show them."""
-_DATA_KEY = re.compile(r"data\.options\.(columns\.[^.]+\.)?bins")
+_DATA_KEY = re.compile(r"data\.options\.(columns\.(?P<column>[^.]+)\.)?bins")
 
 
 def decides_data(key: str) -> bool:
     """Return whether a key of an experiment is one of DATA_KEYS."""
     return _DATA_KEY.fullmatch(key) is not None
+
+
+def column_of(key: str) -> str | None:
+    """Return the column whose intervals a key of an experiment sets, None for a key that is not of one column."""
+    found = _DATA_KEY.fullmatch(key)
+    return found["column"] if found else None
 
 
 def data_part(point: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The data sets that a sweep prepares before its first trial, without Ray."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,10 @@ def write_rows(folder: Path, seed: int) -> None:
     np.savetxt(folder / "rows.csv", numbers, delimiter=",", header="a,b", comments="")
 
 
-def file_plan(folder: Path) -> SweepPlan:
-    base = {**TABLE, "data": {"source": "csv:rows.csv", "root": str(folder)}, "storage": {"root": str(folder / "runs")}}
-    return load(written(folder, base, metric="eval/bits_beyond_marginals", space=BINS))
+def file_plan(folder: Path, options: Mapping[str, Any] = {}, space: Mapping[str, Any] = BINS) -> SweepPlan:
+    data = {"source": "csv:rows.csv", "root": str(folder), "options": options}
+    base = {**TABLE, "data": data, "storage": {"root": str(folder / "runs")}}
+    return load(written(folder, base, metric="eval/bits_beyond_marginals", space=space))
 
 
 def test_a_source_that_changes_between_two_preparations_is_refused(
@@ -113,3 +115,27 @@ def test_a_source_that_changes_between_two_preparations_is_refused(
     monkeypatch.setattr(module, "prepare_data", lambda experiment: replace(found[0], source_fingerprint=""))
     with pytest.raises(RunError, match=f"{found[0].folder}: was prepared by an earlier version; remove this folder"):
         SweepData.prepare(file_plan(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "column", "fault"),
+    [
+        (
+            {"columns": {"a": {"type": "category"}}},
+            "a",
+            "must be a column with intervals; 'a' is a column of type category",
+        ),
+        ({"columns": {"a": {"keep": False}}}, "a", "must be a column with intervals; 'a' is left out of the data"),
+        ({}, "c", "data.options.columns.c: unknown column, known: a, b"),
+    ],
+)
+def test_the_intervals_of_a_column_without_any_are_not_searched(
+    tmp_path: Path, options: dict[str, Any], column: str, fault: str
+) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n" + "".join(f"{i % 7},{i / 9}\n" for i in range(300)))
+    space = {f"data.options.columns.{column}.bins": {"choice": [4, 16]}}
+    with pytest.raises(UserError, match=fault):
+        SweepData.prepare(file_plan(tmp_path, options, space))
+    assert (
+        len(SweepData.prepare(file_plan(tmp_path, {}, {"data.options.columns.b.bins": {"choice": [4, 16]}})).all) == 2
+    )

@@ -12,12 +12,14 @@ from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.data.reading import Splits
 from gen_ray.cluster.jobs.waiting import awaited
 from gen_ray.datasets.prepared import Prepared
+from gen_ray.dataspec import DataSpec
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.axes import Point
 from gen_ray.sweeps.config import SweepPlan
-from gen_ray.sweeps.data_keys import data_part, decides_data
+from gen_ray.sweeps.data_keys import column_of, data_part, decides_data
 from gen_ray.sweeps.points import predetermined_points
+from gen_ray.tabular.columns import OrderedColumn
 
 MOST = 256
 """Largest number of data sets that a sweep prepares."""
@@ -50,6 +52,8 @@ class SweepData:
             experiment = plan.experiment(point)
             sets[data_key(experiment)] = prepare_data(experiment)
         _check_same_rows(list(sets.values()))
+        for column in filter(None, map(column_of, plan.sweep.space)):
+            _check_has_intervals(next(iter(sets.values())).spec, column)
         return cls(sets)
 
     @property
@@ -86,6 +90,14 @@ def _check_same_rows(prepared: Sequence[Prepared]) -> None:
             raise RunError(f"{one.folder}: was prepared by an earlier version; remove this folder and repeat the sweep")
         if one.source_fingerprint != prepared[0].source_fingerprint:
             raise RunError(f"data.source={one.source}: was changed while the sweep prepared its data; repeat the sweep")
+
+
+def _check_has_intervals(spec: DataSpec, name: str) -> None:
+    """Raise UserError for a searched column without intervals, because all its trials would have the same data."""
+    column = next((column for column in spec.columns if column.name == name), None)
+    if not isinstance(column, OrderedColumn):
+        reason = "is left out of the data" if column is None else f"is a column of type {column.type}"
+        raise UserError(f"space.data.options.columns.{name}.bins: must be a column with intervals; {name!r} {reason}")
 
 
 def data_key(experiment: Experiment) -> str:
