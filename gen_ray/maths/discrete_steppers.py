@@ -61,9 +61,9 @@ class UnmaskingStepper:
             assert logits is not None, "a ranking by confidence needs logits"
             _, log_p = _categories(logits[ranked], fresh[ranked])
             score = score.masked_scatter(ranked, score[ranked] + log_p)
-        order = score.masked_fill(~masked, -math.inf).flatten(1).argsort(stable=True, dim=1, descending=True)
         count = (rows[:, Unmask.share] * masked.flatten(1).sum(1) - 1e-9).ceil()
-        return (state["u"] < column[Unmask.survival]) | (order.argsort(1) < count[:, None]).view(masked.shape)
+        highest = _highest(score.masked_fill(~masked, -math.inf).flatten(1), count)
+        return (state["u"] < column[Unmask.survival]) | highest.view(masked.shape)
 
     def finish(self, state: State) -> Tensor:
         """Return the data (B, *shape), uint8 up to 256 levels, else int32."""
@@ -72,6 +72,17 @@ class UnmaskingStepper:
     def preview(self, state: State) -> Tensor:
         """Return the revealed symbols (B, *shape), −1 where masked."""
         return state["x"].masked_fill(state["x"] == self.K, -1)
+
+
+def _highest(score: Tensor, count: Tensor) -> Tensor:
+    """Return a mask (B, N) of the count (B,) highest scores (B, N); of equal ones the first.
+
+    At most one for each row, as when columns are revealed one by one, needs no sorting.
+    """
+    if bool((count <= 1).all()):
+        return torch.zeros_like(score, dtype=torch.bool).scatter_(1, score.argmax(1, keepdim=True), count[:, None] > 0)
+    order = score.argsort(stable=True, dim=1, descending=True)
+    return order.argsort(1) < count[:, None]
 
 
 def _categories(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
