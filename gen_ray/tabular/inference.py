@@ -93,7 +93,7 @@ def infer(
     column, examples, left_out = _with_codes(typed, known, own, options, examples_per_code)
     if left_out.startswith("an identifier") and (own.keep or own.type):
         left_out = ""
-    elif left_out.startswith(("an identifier", "each")):
+    elif left_out.startswith(("an identifier", "each")) and not note:  # a note names another remedy
         left_out += f"; {path}.keep=true keeps it"
     if isinstance(column, CategoryColumn) and not left_out:
         note = note or on_rare_values(column, options.max_categories, _least_count(own))

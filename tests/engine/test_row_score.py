@@ -13,7 +13,7 @@ import torch
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.rows.blocks import inspect
 from gen_ray.engine.inference.rows.run import run_here
-from gen_ray.engine.inference.rows.score import ScoreTask, expected_bits, summary
+from gen_ray.engine.inference.rows.score import ExpectedBits, ScoreTask, expected_bits, summary
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
 from tests import tabular_joint
@@ -25,9 +25,8 @@ def test_bits_are_those_of_the_known_joint(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("note,number,truth,letter\n" + "x,3,true,b\n" * 400 + "y,,false,\n,NA,,\n")
     source = inspect(tmp_path / "rows.csv", model.spec.columns)
     expected = expected_bits(model, 3, CPU)
-    assert expected is not None
     entropy = float((-tabular_joint.P * tabular_joint.P.log2()).sum())
-    assert sum(expected) == pytest.approx(entropy, abs=0.15)
+    assert expected.row == pytest.approx(entropy, abs=0.15)
     task = ScoreTask(source=source, suffix=".csv", effort=3, seed=0, expected=expected)
     [result] = run_here(model, task, source, frozenset(), CPU)
     rows = list(csv.DictReader(io.StringIO(result.files["rows"].content.decode())))
@@ -35,8 +34,12 @@ def test_bits_are_those_of_the_known_joint(tmp_path: Path) -> None:
     exact = -float(tabular_joint.log_p(torch.tensor([[2, 1, 1]]))) / math.log(2)
     bits = np.array([float(row["bits"]) for row in rows[:400]])
     assert abs(bits.mean() - exact) < 5 * bits.std() / 20 + 1e-3
-    cells = [sum(float(row[f"{name}_bits"] or 0) for name in ("number", "truth", "letter")) for row in rows]
-    assert cells == pytest.approx([float(row["bits"]) for row in rows], abs=1e-4)
+    for row, codes in zip((rows[0], rows[400]), ([2, 1, 1], [-1, 0, -1]), strict=True):
+        for d, name in enumerate(("number", "truth", "letter")):
+            others = [-1 if i == d else code for i, code in enumerate(codes)]
+            both, rest = (float(tabular_joint.log_p(torch.tensor([x]))) for x in (codes, others))
+            assert float(row[f"{name}_bits"] or 0) == pytest.approx((rest - both) / math.log(2), abs=1e-3), "exact"
+    assert len({row["truth_bits"] for row in rows[:400]}) == 1, "bits of cells do not depend on a drawn order"
     assert rows[400]["number_bits"] == rows[400]["letter_bits"] == "" and rows[400]["most_unusual"] == "truth"
     alone = -float(tabular_joint.log_p(torch.tensor([[-1, 0, -1]]))) / math.log(2)
     assert float(rows[400]["bits"]) == pytest.approx(alone, abs=1e-3)
@@ -52,7 +55,7 @@ def test_a_family_that_does_not_tell_cells_scores_rows(tmp_path: Path) -> None:
     task = ScoreTask(source=source, suffix=".csv", effort=1, seed=0, expected=expected_bits(model, 1, CPU))
     [result] = run_here(model, task, source, frozenset(), CPU)
     assert result.files["rows"].content.startswith(b"number,truth,letter,bits\n0,true,a,")
-    assert summary([result.statistics], None)[0].endswith("bits per row (ar)")
+    assert "bits per row (ar); " in summary([result.statistics], task.expected)[0]
 
 
 @pytest.mark.parametrize("family", ["ddpm", "score_sde", "vae"])
@@ -76,7 +79,7 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     model = perfect_model()
     (tmp_path / "rows.csv").write_text("number,bits\n0,1\n")
     source = inspect(tmp_path / "rows.csv", model.spec.columns)
-    task = ScoreTask(source=source, suffix=".csv", effort=1, seed=0, expected=None)
+    task = ScoreTask(source=source, suffix=".csv", effort=1, seed=0, expected=ExpectedBits(0.0, None))
     with pytest.raises(UserError, match="has a column 'bits' already; rename it"):
         task.names()
     assert replace(task, source=replace(source, path=tmp_path / "no.csv")) != task

@@ -99,7 +99,7 @@ def test_extreme_numbers_are_json() -> None:
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ({"hieght": 1}, "rows.1: has a column that is not known; did you mean 'height'?"),
+        ({"hieght": 1}, "rows.1: has a column 'hieght' that is not known; did you mean 'height'?"),
         ({"height": "tall"}, "rows.1: column 'height' must be a number, or null"),
         ({"height": True}, "rows.1: column 'height' must be a number, or null"),
         ({"age": 1.5}, "rows.1: column 'age' must be a whole number of type int16, or null"),

@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,6 +26,7 @@ from gen_ray.engine.inference.rows import chains
 from gen_ray.engine.inference.rows.blocks import RowRange
 from gen_ray.engine.inference.rows.conditions import parse_conditions
 from gen_ray.engine.inference.rows.sample import SampleTask, describe, plan
+from gen_ray.engine.inference.score import score
 from gen_ray.engine.inference.table_rows import parse_objects
 from gen_ray.experiment import parse
 from gen_ray.serving import tables
@@ -272,8 +274,21 @@ def test_scores_have_bits_of_rows_and_cells(http: TestClient) -> None:
     for row, bits, cells in zip(ROWS, result["bits"], result["cells"], strict=True):
         known = {name for name, value in row.items() if value is not None}
         assert {name for name, value in cells.items() if value is not None} == known
-        assert sum(value for value in cells.values() if value is not None) == pytest.approx(bits, abs=1e-4)
+        assert (bits > 0) == bool(known) and all(cells[name] > 0 for name in known)
     assert [3 * bits for bits in result["bits_per_dim"]] == pytest.approx(result["bits"])
+
+
+def test_the_bits_of_a_cell_are_those_given_the_other_known_cells() -> None:
+    experiment = table_model("random_order").experiment
+    model = Model(experiment=experiment, family=experiment.model(SPEC), net=tabular_joint.PerfectNet(), meta={})
+    given = codes(ROWS)
+    found = score(model, torch.from_numpy(given), effort=1, repeats=2, device=CPU).cells
+    assert found is not None and found.shape == given.shape
+    for (i, d), code in np.ndenumerate(given):
+        others = given[i].copy()
+        others[d] = -1
+        both, rest = (float(tabular_joint.log_p(torch.from_numpy(x)[None])) for x in (given[i], others))
+        assert float(found[i, d]) == pytest.approx((rest - both) / math.log(2) if code >= 0 else 0.0, abs=1e-6)
 
 
 def test_a_latent_space_has_rows_too(http: TestClient) -> None:
@@ -353,7 +368,7 @@ def test_a_stream_shows_cells_as_they_are_decided(http: TestClient) -> None:
 @pytest.mark.parametrize(
     ("verb", "fields", "named"),
     [
-        ("impute", {"rows": [{"nubmer": 1}]}, "rows: has a column that is not known; did you mean 'number'?"),
+        ("impute", {"rows": [{"nubmer": 1}]}, "rows: has a column 'nubmer' that is not known; did you mean 'number'?"),
         ("impute", {"rows": [{}, {"number": "many"}]}, "rows.1: column 'number' must be a whole number"),
         ("score", {"rows": [{"truth": 1}]}, "rows: column 'truth' must be true or false, or null"),
         ("score", {"rows": [3]}, "rows: must be an object"),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.chunks import chunks
+from gen_ray.engine.inference.rows.cell_bits import conditional_bits
 from gen_ray.family import Nll
 from gen_ray.maths.noise import generator
 
@@ -26,7 +27,8 @@ def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
 class InstanceScores:
     """Scores of N instances: bits per dimension (N,), its standard error over the draws (N,), kind of bound, nfe.
 
-    ``cells`` (N, *shape) are the bits of each scalar, if the family gives them; missing values have 0.
+    ``cells`` (N, D), of tables, are the bits of each cell given all other known cells, or without exact marginals its
+    part of the bound, if the family tells them; missing values have 0.
     """
 
     bits_per_dim: Tensor
@@ -51,7 +53,6 @@ class InstanceScores:
         return float(self.bits_per_dim.std() / math.sqrt(n)) if n > 1 else float(self.standard_error.max())
 
 
-@torch.no_grad()
 def effort_of(model: Model, effort: int | None = None) -> int:
     """Return the draws per estimate: the given ones, else those of the model's evaluation, else EFFORT."""
     return effort or model.experiment.evaluation.effort or EFFORT
@@ -80,6 +81,9 @@ def score(
         parts = [nll.cells for nll in batches if nll.cells is not None]
         cells += [bits_per_dim(torch.cat(parts).double().cpu(), 1)] if parts else []
         estimates.append(bits_per_dim(torch.cat([nll.nats.double().cpu() for nll in batches]), model.spec.dims))
+    by_cell = torch.stack(cells).mean(0) if cells else None
+    if (given_others := conditional_bits(model, x.numpy(), device)) is not None:
+        by_cell = torch.from_numpy(given_others)
     stacked = torch.stack(estimates)
     error = stacked.std(0) / math.sqrt(repeats) if repeats > 1 else torch.full_like(stacked[0], math.nan)
     return InstanceScores(
@@ -88,5 +92,5 @@ def score(
         kind=max((nll.kind for nll in batches), key=len),  # with "-partial" if a value is missing in any batch
         nfe=batches[0].nfe,
         repeats=repeats,
-        cells=torch.stack(cells).mean(0) if cells else None,
+        cells=by_cell,
     )

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.instances import InstanceError
 from gen_ray.engine.inference.rows.conditions import RowConditions
-from gen_ray.errors import nearest
+from gen_ray.errors import nearest, plain
 from gen_ray.tabular.columns import (
     MISSING,
     BaseColumn,
@@ -90,7 +90,8 @@ def parse_objects(objects: Sequence[Any], spec: DataSpec, field: str) -> GivenRo
             raise InstanceError(place, "must be an object of values by column")
         unknown = [name for name in row if name not in names]
         if unknown:
-            raise InstanceError(place, f"has a column that is not known; {nearest(unknown[0][:LONGEST_LISTED], names)}")
+            name = unknown[0][:LONGEST_LISTED]
+            raise InstanceError(place, f"has a column {plain(name)!r} that is not known; {nearest(name, names)}")
     absent = np.array([[name not in row for name in names] for row in objects])
     return _rows([[row.get(name) for row in objects] for name in names], places, spec, absent)
 
