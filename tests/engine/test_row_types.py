@@ -12,7 +12,7 @@ import pytest
 from gen_ray.engine.inference.rows.blocks import inspect
 from gen_ray.engine.inference.rows.impute import ImputeTask
 from gen_ray.engine.inference.rows.run import run_here
-from gen_ray.engine.inference.rows.score import ScoreTask, summary
+from gen_ray.engine.inference.rows.score import ExpectedBits, ScoreTask, summary
 from gen_ray.engine.inference.rows.texts import as_texts
 from gen_ray.errors import UserError
 from tests.engine.row_models import CPU, output, untrained_model
@@ -112,7 +112,7 @@ def test_scores_of_no_row_and_of_rows_without_values(tmp_path: Path, content: st
     """A missing cell is never the most unusual one, although its bits are the farthest below those expected."""
     (tmp_path / "rows.csv").write_text(content)
     blocks = inspect(tmp_path / "rows.csv", MODEL.spec.columns)
-    expected = tuple(np.linspace(0.1, 90, len(MODEL.spec.columns)))
+    expected = ExpectedBits(50.0, tuple(np.linspace(0.1, 90, len(MODEL.spec.columns))))
     task = ScoreTask(source=blocks, suffix=suffix, effort=1, seed=0, expected=expected)
     task.check()
     results = list(run_here(MODEL, task, blocks, frozenset(), CPU))
