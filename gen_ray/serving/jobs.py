@@ -181,7 +181,7 @@ def submit_score(loaded: LoadedModel, job: ServingJob, deadline: float, watch: O
     """Estimate the likelihood of each instance."""
     x, model = torch.from_numpy(_instances(job)), loaded.model
     effort = effort_of(model, job.effort)
-    by_cell = model.spec.dims if model.spec.is_table and loaded.exact_conditions else 0
+    by_cell = model.spec.dims if loaded.exact_conditions else 0
     evaluations = len(x) * (REPEATS * effort + by_cell)
     _check_work(loaded, len(x), evaluations * model.spec.dims)
 

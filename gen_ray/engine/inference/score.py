@@ -58,6 +58,7 @@ def effort_of(model: Model, effort: int | None = None) -> int:
     return effort or model.experiment.evaluation.effort or EFFORT
 
 
+@torch.no_grad()
 def nll_batches(model: Model, x: Tensor, *seed: int, effort: int, device: torch.device) -> Iterator[Nll]:
     """Yield the Nll of batches of x (N, *shape); the noise of each is a function of (seed, position in x)."""
     for first, end in chunks(len(x), BATCH_ROWS):

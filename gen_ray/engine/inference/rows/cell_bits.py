@@ -13,17 +13,18 @@ def conditional_bits(model: Model, codes: np.ndarray, device: torch.device) -> n
 
     They take D evaluations and, unlike the parts of a bound, do not depend on an order of the columns. They do not add
     up to the bits of the row: of two values that exclude each other, both have many bits. None if the model does not
-    have exact marginals, or is not of a table. The number of rows is that of a batch.
+    have exact marginals, or is not of a table.
     """
     if not model.spec.is_table:
         return None
     found = np.zeros(codes.shape)
-    for d in range(codes.shape[1]):
-        others = codes.copy()
-        others[:, d] = MISSING
-        p = chains.marginals(model, others, device)
-        if p is None:
-            return None
-        values = torch.from_numpy(codes[:, d].clip(min=0).astype(np.int64)).to(p.device)
-        found[:, d] = -p[:, d].gather(1, values[:, None])[:, 0].log2().cpu().numpy()
+    for part in chains.batches(len(codes), chains.batch_rows(model.spec)):
+        for d in range(codes.shape[1]):
+            others = codes[part].copy()
+            others[:, d] = MISSING
+            p = chains.marginals(model, others, device)
+            if p is None:
+                return None
+            values = torch.from_numpy(codes[part, d].clip(min=0).astype(np.int64)).to(p.device)
+            found[part, d] = -p[:, d].gather(1, values[:, None])[:, 0].log2().cpu().numpy()
     return np.where(codes == MISSING, 0.0, found)
